@@ -1,0 +1,58 @@
+"""mp4 files: writing whole clips, reading exact frames."""
+
+import fractions
+import os
+import pathlib
+
+import av
+import numpy as np
+
+from mwjax.errors import InputError
+
+
+def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf: int = 16) -> None:
+    """Write uint8 frames [f, h, w, 3] (even sizes) as H.264 that browsers play; the file appears whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with av.open(str(part), "w", format="mp4") as container:
+            stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
+            stream.height, stream.width = frames.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}  # one thread: the same bytes every time
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(stream.encode())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Frames start … stop − 1 as uint8 [f, h, w, 3]. Raises InputError if the file is damaged or shorter than asked for."""
+    frames = []
+    try:
+        with av.open(str(path)) as container:
+            for index, frame in enumerate(container.decode(video=0)):
+                if stop is not None and index >= stop:
+                    break
+                if index >= start:
+                    frames.append(frame.to_ndarray(format="rgb24"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except av.FFmpegError as error:
+        raise InputError(f"{path} is damaged ({error.strerror}); delete it and record or download it again") from None
+    wanted = None if stop is None else stop - start
+    if not frames or (wanted is not None and len(frames) < wanted):
+        raise InputError(f"{path} ends after {start + len(frames)} frames, {stop} were asked for")
+    return np.stack(frames)
+
+
+def frame_count(path: str | pathlib.Path) -> int:
+    """Number of frames the file's header promises (0 if it cannot be read)."""
+    try:
+        with av.open(str(path)) as container:
+            return container.streams.video[0].frames
+    except (av.FFmpegError, FileNotFoundError, IndexError):
+        return 0

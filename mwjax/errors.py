@@ -1,0 +1,32 @@
+"""One kind of error for everything a user can mend: commands print it in one line and exit with code 2."""
+
+import functools
+import os
+import sys
+
+
+class InputError(ValueError):
+    """A wrong input. The message names the input, what is wrong with it and what would be right."""
+
+
+def command(main):
+    """Decorate a command's main function: an InputError or a full disk ends it in one line and exit code 2, Ctrl-C with 130."""
+
+    @functools.wraps(main)
+    def wrapped(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except InputError as error:
+            message, code = f"error: {error}", 2
+        except OSError as error:
+            if error.errno not in (28, 122):  # ENOSPC, EDQUOT
+                raise
+            message, code = f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run the same command again", 2
+        except KeyboardInterrupt:
+            message, code = "interrupted; run the same command again to continue", 130
+        print(message, file=sys.stderr, flush=True)
+        if code == 130:
+            os._exit(code)  # worker threads of the loader must not hold the terminal
+        sys.exit(code)
+
+    return wrapped

@@ -1,0 +1,47 @@
+"""ControlNet-style action branch: copies of every second block that see the action features. Source: Micro-World T2W."""
+
+import flax.linen as nn
+import jax
+
+from mwjax.models.dit import Branch, DiTConfig, TextKV, init_blocks, stacked_text_kv
+from mwjax.models.layers import Dense, stacked_init
+from mwjax.types import Array, Float
+
+EVERY = 2  # base blocks per control block
+
+
+class ControlNet(nn.Module):
+    """Makes the Branch that the backbone runs beside its blocks.
+
+    The first control block starts from the embedded tokens plus a projection of the action feature, the same for every
+    token of a latent frame; each block gives a projection of its tokens as residual. Both projections start at zero, so
+    an untrained branch changes nothing.
+    """
+
+    config: DiTConfig
+    action_dim: int
+
+    def setup(self):
+        cfg = self.config
+        count = -(-cfg.num_layers // EVERY)
+        if cfg.num_layers % EVERY:
+            raise ValueError(f"a ControlNet needs an even number of layers, not {cfg.num_layers}")
+        self.blocks = self.param("blocks", init_blocks(cfg, count))
+        self.before_proj = Dense(cfg.dim, kernel_init=nn.initializers.zeros)
+        self._project = Dense(cfg.dim, kernel_init=nn.initializers.zeros, parent=None)
+        self.after_proj = self.param("after_proj", stacked_init(self._project, count, jax.numpy.zeros((1, cfg.dim))))
+
+    def prepare(self, actions: Float[Array, "b t a"], embedded_text: Float[Array, "b s d"]) -> tuple[Array, TextKV]:
+        """What does not change over steps: the projected action features [b, t, 1, d] and the blocks' text keys and values."""
+        return self.before_proj(actions)[:, :, None], stacked_text_kv(self.config, {"params": self.blocks}, embedded_text)
+
+    def branch(self, prepared: tuple[Array, TextKV], scale: float | Array = 1.0) -> Branch:
+        first, text_kv = prepared
+        project = self._project
+
+        def step(params, tokens, text_kv, run):
+            tokens = run({"params": params[0]}, tokens, text_kv)
+            return tokens, project.apply({"params": params[1]}, tokens)
+
+        start = lambda x: x + first.astype(x.dtype)  # noqa: E731
+        return Branch(start=start, step=step, params=(self.blocks, self.after_proj), text_kv=text_kv, every=EVERY, scale=scale)

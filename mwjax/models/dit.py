@@ -1,0 +1,210 @@
+"""The Wan2.1 diffusion transformer (text to video): velocity of noisy latents given text. Source: Wan2.1 `wan/modules/model.py`.
+
+Tokens are [b, t, h·w, d]: what is constant per latent frame (modulation, action features) is broadcast, never repeated.
+The blocks' parameters are stacked and scanned over, so compile time does not grow with depth.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from mwjax.models.attention import attention
+from mwjax.models.layers import MLP, Dense, LayerNorm, RMSNorm, layer_norm, sinusoid, stacked_init
+from mwjax.models.rope import apply_rope, rope_table
+from mwjax.types import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """Sizes of the backbone; `patch` is latent pixels per token side."""
+
+    dim: int
+    ffn_dim: int
+    num_heads: int
+    num_layers: int
+    in_dim: int = 16
+    out_dim: int = 16
+    text_dim: int = 4096
+    text_len: int = 512
+    freq_dim: int = 256
+    patch: int = 2
+    eps: float = 1e-6
+    remat: bool = False  # recompute each block in the backward pass
+
+
+class TextKV(NamedTuple):
+    """Keys and values of the text, computed once per prompt. [b, s, n, k]; stacked over blocks: [blocks, b, s, n, k]."""
+
+    k: Array
+    v: Array
+
+
+class Branch(NamedTuple):
+    """A side branch run in step with the blocks: one of its blocks per `every` base blocks.
+
+    start(x) gives its tokens from the embedded tokens; step(params, tokens, text_kv, run) advances it by one block and
+    gives a residual for the output of the first base block of each group. `run(block_params, tokens, text_kv)` applies a
+    base-type block. params and text_kv are stacked over the branch's blocks.
+    """
+
+    start: Callable[[Array], Array]
+    step: Callable[[Any, Array, TextKV, Callable], tuple[Array, Array]]
+    params: Any
+    text_kv: TextKV
+    every: int
+    scale: float | Array
+
+
+class SelfAttention(nn.Module):
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"], table) -> Float[Array, "b l d"]:
+        cfg = self.config
+        q = RMSNorm(cfg.eps, name="norm_q")(Dense(cfg.dim, name="q")(x))
+        k = RMSNorm(cfg.eps, name="norm_k")(Dense(cfg.dim, name="k")(x))
+        v = Dense(cfg.dim, name="v")(x)
+        q, k, v = (rearrange(a, "b l (n k) -> b l n k", n=cfg.num_heads) for a in (q, k, v))
+        y = attention(apply_rope(q, table), apply_rope(k, table), v)
+        return Dense(cfg.dim, name="o")(rearrange(y, "b l n k -> b l (n k)"))
+
+
+class CrossAttention(nn.Module):
+    """Attention to text; keys and values come from `kv`, once per prompt. Padding is attended to, as in the original."""
+
+    config: DiTConfig
+
+    def setup(self):
+        cfg = self.config
+        self.q, self.k, self.v, self.o = (Dense(cfg.dim) for _ in range(4))
+        self.norm_q, self.norm_k = RMSNorm(cfg.eps), RMSNorm(cfg.eps)
+
+    def kv(self, text: Float[Array, "b s d"]) -> TextKV:
+        heads = "b s (n k) -> b s n k"
+        return TextKV(*(rearrange(a, heads, n=self.config.num_heads) for a in (self.norm_k(self.k(text)), self.v(text))))
+
+    def __call__(self, x: Float[Array, "b l d"], text_kv: TextKV) -> Float[Array, "b l d"]:
+        q = rearrange(self.norm_q(self.q(x)), "b l (n k) -> b l n k", n=self.config.num_heads)
+        return self.o(rearrange(attention(q, *text_kv), "b l n k -> b l (n k)"))
+
+
+class Block(nn.Module):
+    """Modulated self-attention, text cross-attention, modulated MLP."""
+
+    config: DiTConfig
+
+    def setup(self):
+        cfg = self.config
+        self.modulation = self.param("modulation", nn.initializers.normal(cfg.dim**-0.5), (6, cfg.dim))
+        self.self_attn, self.cross_attn = SelfAttention(cfg), CrossAttention(cfg)
+        self.norm3 = LayerNorm(cfg.eps)
+        self.ffn = MLP(cfg.ffn_dim, cfg.dim, "gelu_tanh")
+
+    def text_kv(self, text: Float[Array, "b s d"]) -> TextKV:
+        return self.cross_attn.kv(text)
+
+    def __call__(self, x: Float[Array, "b t p d"], time: Float[Array, "b #t 6 d"], text_kv: TextKV, table) -> Float[Array, "b t p d"]:
+        shape, flat = x.shape, (x.shape[0], -1, x.shape[-1])
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split((self.modulation.astype(jnp.float32) + time), 6, 2)
+        y = (layer_norm(x, self.config.eps) * (1 + scale1) + shift1).astype(x.dtype)
+        y = self.self_attn(y.reshape(flat), table).reshape(shape)
+        x = (x + y * gate1).astype(x.dtype)
+        x = x + self.cross_attn(self.norm3(x).reshape(flat), text_kv).reshape(shape)
+        y = (layer_norm(x, self.config.eps) * (1 + scale2) + shift2).astype(x.dtype)
+        return (x + self.ffn(y) * gate2).astype(x.dtype)
+
+    def init_all(self, text, x, time, table):
+        """Touch every parameter once, for initialisation."""
+        return self(x, time, self.text_kv(text), table)
+
+
+class Backbone(nn.Module):
+    """Patch embedding, blocks, head. Call `text_kv` once per prompt and the module itself at every step."""
+
+    config: DiTConfig
+
+    def setup(self):
+        cfg = self.config
+        self.patch_embedding = Dense(cfg.dim)
+        self.text_embedding = MLP(cfg.dim, cfg.dim, "gelu_tanh")
+        self.time_embedding = MLP(cfg.dim, cfg.dim, "silu")
+        self.time_projection = Dense(6 * cfg.dim)
+        self.blocks = self.param("blocks", init_blocks(cfg, cfg.num_layers))
+        self.head_modulation = self.param("head_modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim))
+        self.head = Dense(cfg.out_dim * cfg.patch**2, kernel_init=nn.initializers.zeros)
+
+    def _block_variables(self) -> dict:
+        lora = {"lora": self.get_variable("lora", "blocks")} if self.has_variable("lora", "blocks") else {}
+        return {"params": self.blocks, **lora}
+
+    def embed_text(self, text: Float[Array, "b s c"]) -> Float[Array, "b s d"]:
+        """Text encoder outputs, zero-padded to text_len, to the model's width."""
+        missing = self.config.text_len - text.shape[1]
+        if missing < 0:
+            raise ValueError(f"text has {text.shape[1]} tokens, the model takes {self.config.text_len}")
+        return self.text_embedding(jnp.pad(text, ((0, 0), (0, missing), (0, 0))))
+
+    def text_kv(self, embedded: Float[Array, "b s d"]) -> TextKV:
+        """Keys and values of every block, stacked."""
+        return stacked_text_kv(self.config, self._block_variables(), embedded)
+
+    def __call__(
+        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], text_kv: TextKV, branch: Branch | None = None
+    ) -> tuple[Float[Array, "b t h w o"], dict]:
+        """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: `time_projection`, the branch's `residuals`."""
+        cfg = self.config
+        b, t, h, w, _ = latents.shape
+        if h % cfg.patch or w % cfg.patch:
+            raise ValueError(f"latents of {h}x{w} do not divide into patches of {cfg.patch}; frames must be multiples of {8 * cfg.patch}")
+        dtype = latents.dtype
+        patches = rearrange(latents, "b t (h p) (w q) c -> b t (h w) (p q c)", p=cfg.patch, q=cfg.patch)
+        x = self.patch_embedding(patches)
+        embedded_time = self.time_embedding(sinusoid(timesteps, cfg.freq_dim))
+        time = self.time_projection(jax.nn.silu(embedded_time)).reshape(b, 1, 6, cfg.dim)
+        table = rope_table((t, h // cfg.patch, w // cfg.patch), cfg.dim // cfg.num_heads)
+
+        block = Block(cfg, parent=None)
+
+        def run(variables, x, text_kv):
+            return block.apply(variables, x, time, text_kv, table)
+
+        run = jax.checkpoint(run) if cfg.remat else run
+        variables = self._block_variables()
+        if branch is None:
+            x, residuals = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (variables, text_kv))
+        else:
+            def group(carry, layers):
+                x, side = carry
+                (variables, text_kv), side_params, side_kv = layers
+                side, residual = branch.step(side_params, side, side_kv, run)
+                for i in range(branch.every):
+                    x = run(*(jax.tree.map(lambda a, i=i: a[i], part) for part in (variables,)), x, jax.tree.map(lambda a, i=i: a[i], text_kv))
+                    if i == 0:
+                        x = x + (residual * branch.scale).astype(dtype)
+                return (x, side), residual
+
+            grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), (variables, text_kv))
+            (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.text_kv))
+
+        shift, scale = jnp.split(self.head_modulation.astype(jnp.float32) + embedded_time[:, None], 2, 1)
+        x = self.head((layer_norm(x, cfg.eps) * (1 + scale[:, None]) + shift[:, None]).astype(dtype))
+        velocity = rearrange(x, "b t (h w) (p q c) -> b t (h p) (w q) c", h=h // cfg.patch, p=cfg.patch, q=cfg.patch)
+        return velocity, {"time_projection": time, "residuals": residuals}
+
+
+def init_blocks(cfg: DiTConfig, length: int) -> Callable:
+    """An initialiser of `length` stacked blocks."""
+    side = (1, 1, 1, cfg.dim)
+    example = (jnp.zeros((1, 1, cfg.dim)), jnp.zeros(side), jnp.zeros((1, 1, 6, cfg.dim)), rope_table((1, 1, 1), cfg.dim // cfg.num_heads))
+    return stacked_init(Block(cfg, parent=None), length, *example, method="init_all")
+
+
+def stacked_text_kv(cfg: DiTConfig, variables: dict, embedded: Float[Array, "b s d"]) -> TextKV:
+    """Text keys and values of stacked blocks, one after the other."""
+    block = Block(cfg, parent=None)
+    return jax.lax.map(lambda v: block.apply(v, embedded, method="text_kv"), variables)

@@ -1,0 +1,106 @@
+"""Small layers shared by all networks. Computation follows the dtype of the input; norms and sinusoids are in float32."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mwjax.types import Array, Float
+
+
+class Dense(nn.Module):
+    """x W + b and, where the collection "lora" holds an adapter for this layer, + (alpha / rank) · x down up."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.xavier_uniform()
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = x @ kernel.astype(x.dtype)
+        if self.has_variable("lora", "down"):
+            down, up, alpha = (self.get_variable("lora", name).astype(x.dtype) for name in ("down", "up", "alpha"))
+            y = y + (x @ down) @ up * (alpha / down.shape[-1])
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+        return y
+
+
+class MLP(nn.Module):
+    """Dense, activation, Dense."""
+
+    hidden: int
+    features: int
+    activation: str = "gelu"
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b d"]:
+        x = Dense(self.hidden, name="dense_0")(x)
+        return Dense(self.features, name="dense_1")(ACTIVATIONS[self.activation](x))
+
+
+ACTIVATIONS = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+}
+
+
+class RMSNorm(nn.Module):
+    """x / √(mean x² + eps) · scale over the last axis."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
+        return y.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def layer_norm(x: Float[Array, "*b c"], eps: float) -> Float[Array, "*b c"]:
+    """(x − mean) / √(variance + eps) over the last axis, returned in float32."""
+    x = x.astype(jnp.float32)
+    mean = x.mean(-1, keepdims=True)
+    centred = x - mean
+    return centred * jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + eps)
+
+
+class LayerNorm(nn.Module):
+    """layer_norm with a learned scale and bias."""
+
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return (layer_norm(x, self.eps) * scale + bias).astype(x.dtype)
+
+
+def sinusoid(positions: Float[Array, "*b"], width: int) -> Float[Array, "*b w"]:
+    """cos then sin of position · 10000^(−i / (width/2)), in float32 (Vaswani et al. 2017)."""
+    frequencies = 10000.0 ** (-np.arange(width // 2, dtype=np.float64) / (width // 2))
+    # The product is formed in two parts, so that large positions lose no digits: position = whole + rest.
+    high = np.float32(np.round(frequencies * 2**12) / 2**12)
+    low = np.float32(frequencies - high.astype(np.float64))
+    whole = jnp.floor(positions.astype(jnp.float32))[..., None]
+    rest = positions.astype(jnp.float32)[..., None] - whole
+    # whole · high is exact (10 + 12 bits); what is left is small.
+    small = whole * low + rest * np.float32(frequencies)
+    cos, sin = jnp.cos(whole * high), jnp.sin(whole * high)
+    cos_small, sin_small = jnp.cos(small), jnp.sin(small)
+    return jnp.concatenate([cos * cos_small - sin * sin_small, sin * cos_small + cos * sin_small], -1)
+
+
+def stacked_init(block: nn.Module, length: int, *args, method: str | None = None):
+    """An initialiser of `length` independent copies of an unbound module's parameters, stacked on a new leading axis."""
+
+    def init(rng: jax.Array):
+        return jax.vmap(lambda key: block.init(key, *args, method=method)["params"])(jax.random.split(rng, length))
+
+    return init
+
+

@@ -1,0 +1,224 @@
+"""The Wan2.1 video autoencoder: ×8 in space, ×4 in time, causal, with an explicit feature cache.
+
+Activations are [b, t, h, w, c]. The cache is the flax collection "cache": apply with `mutable=["cache"]` and it comes
+back beside the result. Without a cache given, the input starts a clip (1 + 4n frames, or 1 + n latents); with one, it
+continues it. So the whole clip at once, chunks of any length and one latent frame at a time are the same function.
+Source: Wan2.1 `wan/modules/vae.py`.
+"""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mwjax.models.attention import attention
+from mwjax.types import Array, Float
+
+LATENT_MEAN = np.float32([-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
+                          0.4134, -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921])  # fmt: skip
+LATENT_STD = np.float32([2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743,
+                         3.2687, 2.1526, 2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160])  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class VAEConfig:
+    """Sizes: base width, width multipliers of the four levels, residual blocks per level, where time is halved."""
+
+    dim: int = 96
+    dim_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    temporal_down: tuple[bool, ...] = (False, True, True)
+    z_dim: int = 16
+
+
+class RMSNorm(nn.Module):
+    """Channels divided by their root mean square, times gamma."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+        gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],))
+        norm = jnp.sqrt(jnp.sum(x.astype(jnp.float32) ** 2, -1, keepdims=True))
+        return (x / jnp.maximum(norm, 1e-12)).astype(x.dtype) * (gamma * x.shape[-1] ** 0.5).astype(x.dtype)
+
+
+class Conv(nn.Module):
+    """A 2-D convolution on every frame. padding: ((top, bottom), (left, right))."""
+
+    features: int
+    kernel: tuple[int, int] = (3, 3)
+    stride: int = 1
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c2"]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return conv_frames(x, kernel, self.stride, self.padding) + bias.astype(x.dtype)
+
+
+class CausalConv(nn.Module):
+    """A 3-D convolution that sees only the past: the two frames before the chunk come from the cache, zeros at the start.
+
+    Its temporal taps are folded into the channels of one 2-D convolution, which is several times faster than a 3-D one.
+    """
+
+    features: int
+    kernel: tuple[int, int, int] = (3, 3, 3)
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c2"]:
+        taps, kh, kw = self.kernel
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2, 3))
+        kernel = self.param("kernel", init, (*self.kernel, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        frames = x.shape[1]
+        if taps > 1:
+            past = self.variable("cache", "past", lambda: jnp.zeros((x.shape[0], taps - 1, *x.shape[2:]), x.dtype))
+            x = jnp.concatenate([past.value, x], 1)
+            if self.is_mutable_collection("cache"):
+                past.value = x[:, x.shape[1] - (taps - 1) :]
+        if frames == 0:  # the first latent frame never reaches the temporal up-sampling
+            return jnp.zeros((x.shape[0], 0, *x.shape[2:4], self.features), x.dtype)
+        folded = jnp.concatenate([x[:, i : i + frames] for i in range(taps)], -1)
+        kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, -1, self.features)
+        return conv_frames(folded, kernel, 1, ((kh // 2,) * 2, (kw // 2,) * 2)) + bias.astype(x.dtype)
+
+
+def conv_frames(x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c c2"], stride: int, padding) -> Float[Array, "b t h2 w2 c2"]:
+    """One 2-D convolution on every frame."""
+    y = jax.lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[2:]), kernel.astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+class ResidualBlock(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, x):
+        y = CausalConv(self.features, name="conv1")(nn.silu(RMSNorm(name="norm1")(x)))
+        y = CausalConv(self.features, name="conv2")(nn.silu(RMSNorm(name="norm2")(y)))
+        if x.shape[-1] != self.features:
+            x = CausalConv(self.features, (1, 1, 1), name="shortcut")(x)
+        return x + y
+
+
+class FrameAttention(nn.Module):
+    """Single-head attention among the positions of each frame."""
+
+    @nn.compact
+    def __call__(self, x):
+        b, t, h, w, c = x.shape
+        qkv = Conv(3 * c, (1, 1), padding=((0, 0), (0, 0)), name="to_qkv")(RMSNorm(name="norm")(x))
+        q, k, v = (y.reshape(b * t, h * w, 1, c) for y in jnp.split(qkv, 3, -1))
+        y = attention(q, k, v).reshape(b, t, h, w, c)
+        return x + Conv(c, (1, 1), padding=((0, 0), (0, 0)), name="proj")(y)
+
+
+class Downsample(nn.Module):
+    """Halve height and width and, if `temporal`, time: a clip's first frame is kept as it is."""
+
+    temporal: bool
+
+    @nn.compact
+    def __call__(self, x):
+        c = x.shape[-1]
+        x = Conv(c, stride=2, padding=((0, 1), (0, 1)), name="resample")(x)
+        if not self.temporal:
+            return x
+        kernel = self.param("time_kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1)), (3, c, c))
+        bias = self.param("time_bias", nn.initializers.zeros, (c,))
+        first = not self.has_variable("cache", "past")
+        past = self.variable("cache", "past", lambda: x[:, :1])
+        frames = x if first else jnp.concatenate([past.value, x], 1)
+        if self.is_mutable_collection("cache"):
+            past.value = x[:, -1:]
+        steps = (frames.shape[1] - 1) // 2
+        y = sum(frames[:, i : i + 2 * steps : 2][:, :steps] @ kernel[i].astype(x.dtype) for i in range(3)) + bias.astype(x.dtype)
+        return jnp.concatenate([x[:, :1], y], 1) if first else y
+
+
+class Upsample(nn.Module):
+    """Double height and width, halve channels and, if `temporal`, double time: a clip's first frame stays one."""
+
+    temporal: bool
+
+    @nn.compact
+    def __call__(self, x):
+        if self.temporal:
+            time_conv = CausalConv(2 * x.shape[-1], (3, 1, 1), name="time_conv")
+            first = not self.has_variable("cache", "started")
+            started = self.variable("cache", "started", lambda: jnp.ones((), jnp.bool_))
+            del started
+            y = time_conv(x[:, 1:] if first else x)
+            y = jnp.stack(jnp.split(y, 2, -1), 2).reshape(y.shape[0], 2 * y.shape[1], *x.shape[2:])
+            x = jnp.concatenate([x[:, :1], y], 1) if first else y
+        x = jnp.repeat(jnp.repeat(x, 2, 2), 2, 3)
+        return Conv(x.shape[-1] // 2, name="resample")(x)
+
+
+class Encoder(nn.Module):
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, x):
+        cfg, index = self.config, 0
+        x = CausalConv(cfg.dim, name="conv1")(x)
+        for level, mult in enumerate(cfg.dim_mult):
+            for _ in range(cfg.num_res_blocks):
+                x = ResidualBlock(cfg.dim * mult, name=f"downsamples_{index}")(x)
+                index += 1
+            if level < len(cfg.dim_mult) - 1:
+                x = Downsample(cfg.temporal_down[level], name=f"downsamples_{index}")(x)
+                index += 1
+        x = ResidualBlock(x.shape[-1], name="middle_0")(x)
+        x = FrameAttention(name="middle_1")(x)
+        x = ResidualBlock(x.shape[-1], name="middle_2")(x)
+        return CausalConv(2 * cfg.z_dim, name="head")(nn.silu(RMSNorm(name="norm")(x)))
+
+
+class Decoder(nn.Module):
+    config: VAEConfig
+
+    @nn.compact
+    def __call__(self, x):
+        cfg, index = self.config, 0
+        mults, temporal = cfg.dim_mult[::-1], cfg.temporal_down[::-1]
+        x = CausalConv(cfg.dim * mults[0], name="conv1")(x)
+        x = ResidualBlock(x.shape[-1], name="middle_0")(x)
+        x = FrameAttention(name="middle_1")(x)
+        x = ResidualBlock(x.shape[-1], name="middle_2")(x)
+        for level, mult in enumerate(mults):
+            for _ in range(cfg.num_res_blocks + 1):
+                x = ResidualBlock(cfg.dim * mult, name=f"upsamples_{index}")(x)
+                index += 1
+            if level < len(mults) - 1:
+                x = Upsample(temporal[level], name=f"upsamples_{index}")(x)
+                index += 1
+        return CausalConv(3, name="head")(nn.silu(RMSNorm(name="norm")(x)))
+
+
+class VAE(nn.Module):
+    """Encoder and decoder with the 1×1×1 layers around the latents. Pixels are in [-1, 1]; latents are normalised."""
+
+    config: VAEConfig
+
+    def setup(self):
+        self.encoder, self.decoder = Encoder(self.config), Decoder(self.config)
+        self.conv1 = CausalConv(2 * self.config.z_dim, (1, 1, 1))
+        self.conv2 = CausalConv(self.config.z_dim, (1, 1, 1))
+
+    def encode(self, video: Float[Array, "b f h w 3"]) -> tuple[Float[Array, "b t h8 w8 z"], Float[Array, "b t h8 w8 z"]]:
+        """Pixels to the normalised mean and the raw log-variance of the latents."""
+        mean, log_variance = jnp.split(self.conv1(self.encoder(video)), 2, -1)
+        return (mean - LATENT_MEAN.astype(mean.dtype)) / LATENT_STD.astype(mean.dtype), log_variance
+
+    def decode(self, latents: Float[Array, "b t h8 w8 z"]) -> Float[Array, "b f h w 3"]:
+        """Normalised latents to pixels, before the clamp to [-1, 1]."""
+        return self.decoder(self.conv2(latents * LATENT_STD.astype(latents.dtype) + LATENT_MEAN.astype(latents.dtype)))
+
+    def __call__(self, video):
+        return self.decode(self.encode(video)[0])

@@ -1,0 +1,83 @@
+"""A whole world model: backbone, action encoder and the path by which actions enter."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mwjax.models.action import ActionEncoder
+from mwjax.models.controlnet import EVERY, ControlNet
+from mwjax.models.dit import Backbone, DiTConfig, TextKV
+from mwjax.types import Array, Float
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldConfig:
+    """A backbone and how it is controlled: "none" or "controlnet"."""
+
+    backbone: DiTConfig
+    control: str = "none"
+    action_dim: int = 1536
+
+
+class Condition(NamedTuple):
+    """Everything about text and actions that does not change from one denoising step to the next."""
+
+    text_kv: TextKV
+    control: Any = None  # (first residual tokens, text keys and values) of the control branch
+
+
+class WorldModel(nn.Module):
+    """`condition` once per prompt and action sequence, then the module itself at every step."""
+
+    config: WorldConfig
+
+    def setup(self):
+        cfg = self.config
+        self.backbone = Backbone(cfg.backbone)
+        if cfg.control == "controlnet":
+            self.action_encoder = ActionEncoder(cfg.action_dim)
+            self.controlnet = ControlNet(cfg.backbone, cfg.action_dim)
+        elif cfg.control != "none":
+            raise ValueError(f"control {cfg.control!r} is unknown; use none or controlnet")
+
+    def action_features(self, keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"]) -> Float[Array, "b t a"]:
+        return self.action_encoder(keyboard, mouse)
+
+    def condition(self, text: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"] | None = None, mouse: Float[Array, "b f 2"] | None = None) -> Condition:
+        """text: text encoder outputs, zeros after each prompt's end. keyboard, mouse: one row a frame, row 0 empty."""
+        embedded = self.backbone.embed_text(text)
+        control = None
+        if self.config.control == "controlnet":
+            control = self.controlnet.prepare(self.action_features(keyboard, mouse), embedded)
+        return Condition(self.backbone.text_kv(embedded), control)
+
+    def __call__(
+        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], condition: Condition, control_scale: float | Array = 1.0
+    ) -> tuple[Float[Array, "b t h w o"], dict]:
+        branch = None if condition.control is None else self.controlnet.branch(condition.control, control_scale)
+        return self.backbone(latents, timesteps, condition.text_kv, branch)
+
+    def init_all(self, latents, timesteps, text, keyboard, mouse):
+        """Touch every parameter once, for initialisation."""
+        return self(latents, timesteps, self.condition(text, keyboard, mouse))
+
+
+def example_inputs(cfg: WorldConfig) -> tuple:
+    """The smallest inputs that touch every parameter."""
+    side = cfg.backbone.patch
+    return (jnp.zeros((1, 1, side, side, cfg.backbone.in_dim)), jnp.zeros((1,)), jnp.zeros((1, 1, cfg.backbone.text_dim)),
+            jnp.zeros((1, 1, 7)), jnp.zeros((1, 1, 2)))  # fmt: skip
+
+
+def init(cfg: WorldConfig, rng: jax.Array) -> dict:
+    """Fresh parameters. Run it under `jax.eval_shape` for shapes alone."""
+    return WorldModel(cfg).init(rng, *example_inputs(cfg), method="init_all")["params"]
+
+
+def copy_base_into_control(params: dict) -> dict:
+    """Control blocks as copies of base blocks 0, 2, 4, …, as training starts from."""
+    copies = jax.tree.map(lambda a: a[::EVERY], params["backbone"]["blocks"])
+    return {**params, "controlnet": {**params["controlnet"], "blocks": copies}}

@@ -1,0 +1,118 @@
+"""Procedural Doom levels: walled arenas with pillars, one look (theme) and one layout per seed.
+
+A level is a UDMF text lump in a WAD file; the game builds its own nodes. Unlimited layouts in a handful of looks give a
+small model something it can learn in minutes and leave any number of unseen levels to test it on.
+"""
+
+import dataclasses
+import pathlib
+import struct
+
+import numpy as np
+
+CELL = 128  # map units; 32 units are about one metre
+HEIGHT = 160
+SKY = "F_SKY1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Theme:
+    """A look: what the walls, floor and ceiling are made of, and the words for it."""
+
+    words: str
+    walls: tuple[str, ...]
+    floor: str
+    ceiling: str
+    light: int
+    decorations: tuple[int, ...]  # Doom thing numbers, each walked around
+
+
+THEMES = {
+    "tech": Theme("a tech base with metal walls", ("STARTAN2", "COMPTALL", "STARG3"), "FLOOR4_8", "CEIL3_5", 208, (48, 2028)),
+    "stone": Theme("a stone maze with a grass floor", ("STONE2", "SHAWN2", "GSTONE1"), "GRASS1", SKY, 208, (30, 32)),
+    "marble": Theme("a green marble temple with a red floor", ("MARBLE1", "MARBFACE", "METAL1"), "FLOOR1_6", "FLAT5_4", 216, (36, 31)),
+    "hell": Theme("a burning hall of red rock", ("FIREBLU1", "REDWALL", "STARTAN2"), "RROCK03", "FLAT5_3", 216, (46, 41)),
+    "brick": Theme("a brick courtyard with a wooden floor", ("BRICK7", "SHAWN2", "BRICK10"), "FLAT5_2", SKY, 224, (43, 54)),
+    "ice": Theme("a blue and white palace", ("COMPBLUE", "SHAWN2", "SILVER1"), "FLAT14", "CEIL3_5", 232, (47, 2028)),
+}
+
+
+def layout(rng: np.random.Generator, size: int) -> np.ndarray:
+    """Open cells of a level, bool [size, size]: an open field with straight pieces of wall, all of it connected."""
+    open_ = np.zeros((size, size), bool)
+    open_[1:-1, 1:-1] = True
+    for _ in range(2 * size // 3):
+        row, column = rng.integers(1, size - 1, 2)
+        length = int(rng.integers(1, 4))
+        trial = open_.copy()
+        if rng.random() < 0.5:
+            trial[row, column : min(column + length, size - 1)] = False
+        else:
+            trial[row : min(row + length, size - 1), column] = False
+        if _connected(trial):
+            open_ = trial
+    return open_
+
+
+def _connected(open_: np.ndarray) -> bool:
+    cells = {tuple(c) for c in np.argwhere(open_)}
+    if not cells:
+        return False
+    frontier = [next(iter(cells))]
+    cells.discard(frontier[0])
+    while frontier:
+        row, column = frontier.pop()
+        for cell in ((row + 1, column), (row - 1, column), (row, column + 1), (row, column - 1)):
+            if cell in cells:
+                cells.discard(cell)
+                frontier.append(cell)
+    return not cells
+
+
+def udmf(theme: Theme, seed: int, size: int = 12) -> str:
+    """Text of the level: one sector, a one-sided wall wherever an open cell meets a closed one."""
+    rng = np.random.default_rng(seed)
+    open_ = layout(rng, size)
+    vertices: dict[tuple[int, int], int] = {}
+    lines, sides = [], []
+
+    def wall(start, end, texture):
+        ends = [vertices.setdefault(point, len(vertices)) for point in (start, end)]
+        lines.append(f"linedef {{ v1 = {ends[0]}; v2 = {ends[1]}; sidefront = {len(sides)}; blocking = true; }}")
+        sides.append(f'sidedef {{ sector = 0; texturemiddle = "{texture}"; }}')
+
+    # The front of a Doom wall is on the right of its direction, so each wall runs with its open cell on the right.
+    corners = {(-1, 0): ((1, 0), (0, 0)), (1, 0): ((0, 1), (1, 1)), (0, -1): ((0, 0), (0, 1)), (0, 1): ((1, 1), (1, 0))}
+    looks = rng.integers(len(theme.walls), size=(size, size))
+    for row, column in np.argwhere(open_):
+        for (dy, dx), ((x0, y0), (x1, y1)) in corners.items():
+            if not open_[row + dy, column + dx]:
+                texture = theme.walls[looks[row + dy, column + dx]]
+                wall(((column + x0) * CELL, (row + y0) * CELL), ((column + x1) * CELL, (row + y1) * CELL), texture)
+
+    cells = rng.permutation(np.argwhere(open_))
+    things = [_thing(1, *cells[0])]
+    things += [_thing(int(rng.choice(theme.decorations)), *cell, spread=rng.uniform(-40, 40, 2)) for cell in cells[1 : 1 + size // 2]]
+    things += [_thing(14, *cell) for cell in cells[1 + size // 2 :]]  # 14: teleport landing, an invisible mark for a place to start
+    sector = (
+        f'sector {{ heightfloor = 0; heightceiling = {HEIGHT if theme.ceiling != SKY else 2 * HEIGHT}; texturefloor = "{theme.floor}"; '
+        f'textureceiling = "{theme.ceiling}"; lightlevel = {theme.light}; }}'
+    )
+    points = [f"vertex {{ x = {x}; y = {y}; }}" for x, y in vertices]
+    return "\n".join(['namespace = "zdoom";', *points, *lines, *sides, sector, *things, ""])
+
+
+def _thing(kind: int, row: int, column: int, spread=(0, 0)) -> str:
+    x, y = (column + 0.5) * CELL + spread[0], (row + 0.5) * CELL + spread[1]
+    skills = " ".join(f"skill{i} = true;" for i in range(1, 6))
+    return f"thing {{ x = {x:.1f}; y = {y:.1f}; angle = 0; type = {kind}; {skills} single = true; }}"
+
+
+def write_wad(path: str | pathlib.Path, theme: str, seed: int) -> None:
+    """Write level MAP01 of `theme` (a key of THEMES) and `seed` as a WAD file."""
+    lumps = [(b"MAP01", b""), (b"TEXTMAP", udmf(THEMES[theme], seed).encode()), (b"ENDMAP", b"")]
+    body, directory = b"", b""
+    for name, data in lumps:
+        directory += struct.pack("<ii8s", 12 + len(body), len(data), name)
+        body += data
+    pathlib.Path(path).write_bytes(struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + body + directory)
