@@ -1,0 +1,45 @@
+"""Low-rank adapters (Hu et al. 2021) of the backbone's linear layers, as a tree beside the parameters.
+
+An adapter {down [.., in, r], up [.., r, out], alpha [..]} sits where its layer sits; Dense applies it when the tree is
+given as the collection "lora", and `merge` folds it into the weights: W + scale · (alpha / r) · down up.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+LAYERS = 10  # adapted layers in a block
+
+
+def layers(backbone: dict) -> dict[tuple[str, ...], jax.Array]:
+    """Kernels that take an adapter: every linear layer; the patch embedding is a convolution."""
+    flat = flatten_dict(backbone)
+    return {path[:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel" and path[0] != "patch_embedding"}
+
+
+def init(backbone: dict, rank: int, alpha: float, rng: jax.Array) -> dict:
+    """Adapters that change nothing yet: `down` uniform as in the original (Kaiming, a = √5), `up` zero."""
+    out = {}
+    for index, (path, kernel) in enumerate(sorted(layers(backbone).items())):
+        *stack, fan_in, fan_out = kernel.shape
+        bound = fan_in**-0.5
+        out[*path, "down"] = jax.random.uniform(jax.random.fold_in(rng, index), (*stack, fan_in, rank), jnp.float32, -bound, bound)
+        out[*path, "up"] = jnp.zeros((*stack, rank, fan_out), jnp.float32)
+        out[*path, "alpha"] = jnp.full(stack, alpha, jnp.float32)
+    return unflatten_dict(out)
+
+
+def merge(backbone: dict, adapters: dict, scale: float) -> dict:
+    """The backbone with `scale` times the adapters folded into its kernels (scale 0 leaves it as it is)."""
+    flat, low = flatten_dict(backbone), flatten_dict(adapters)
+    for path in {p[:-1] for p in low}:
+        down, up, alpha = (low[*path, name] for name in ("down", "up", "alpha"))
+        factor = scale * jnp.asarray(alpha, jnp.float32) / down.shape[-1]
+        kernel = flat[*path, "kernel"]
+        flat[*path, "kernel"] = (kernel + factor[..., None, None] * (down @ up)).astype(kernel.dtype)
+    return unflatten_dict(flat)
+
+
+def scaled(adapters: dict, scale: float) -> dict:
+    """The adapters with their strength multiplied by `scale`."""
+    return unflatten_dict({path: leaf * scale if path[-1] == "alpha" else leaf for path, leaf in flatten_dict(adapters).items()})
