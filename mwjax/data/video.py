@@ -20,7 +20,7 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf
             stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
             stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}  # one thread: the same bytes every time
+            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "16"}  # one thread: the same bytes every time
             for frame in frames:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
             container.mux(stream.encode())
@@ -34,18 +34,23 @@ def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None
     frames = []
     try:
         with av.open(str(path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
+            stream = container.streams.video[0]
+            period = 1 / (stream.average_rate * stream.time_base)  # ticks per frame
+            first = stream.start_time or 0
+            if start:
+                container.seek(first + int(start * period), stream=stream)  # to the key frame before
+            for frame in container.decode(stream):
+                index = round((frame.pts - first) / period)
                 if stop is not None and index >= stop:
                     break
                 if index >= start:
                     frames.append(frame.to_ndarray(format="rgb24"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
-    except av.FFmpegError as error:
-        raise InputError(f"{path} is damaged ({error.strerror}); delete it and record or download it again") from None
-    wanted = None if stop is None else stop - start
-    if not frames or (wanted is not None and len(frames) < wanted):
-        raise InputError(f"{path} ends after {start + len(frames)} frames, {stop} were asked for")
+    except (av.FFmpegError, IndexError, ZeroDivisionError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({getattr(error, 'strerror', error)}); delete it and record or download it again") from None
+    if not frames or (stop is not None and len(frames) < stop - start):
+        raise InputError(f"{path} ends after {start + len(frames)} frames; frames {start} to {'the end' if stop is None else stop - 1} were asked for")
     return np.stack(frames)
 
 

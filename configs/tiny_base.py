@@ -1,0 +1,35 @@
+"""How the shipped tiny base was made: VAE, then backbone, on recorded ViZDoom gameplay.
+
+    python -m mwjax.train --config configs/tiny_base.py:vae        # about an hour on two cores
+    python -m mwjax.train --config configs/tiny_base.py:backbone   # about an hour; starts from the VAE above
+
+The model folder of the second is what `mwjax/assets/tiny` holds (in bfloat16).
+"""
+
+import ml_collections
+
+from mwjax.worlds.levels import arenas, freedoom
+
+
+def get_config(variant: str = "backbone") -> ml_collections.ConfigDict:
+    variant = variant or "backbone"
+    if variant not in ("vae", "backbone"):
+        raise ValueError(f"variant {variant!r} is unknown; use vae or backbone")
+    config = ml_collections.ConfigDict()
+    config.out = f"runs/tiny_base_{variant}"
+    config.seed = 0
+    config.model = "new:tiny" if variant == "vae" else "runs/tiny_base_vae/model"
+    config.control = {"kind": "none", "action_dim": 192}
+    config.dataset = ""
+    # The VAE also sees the Freedoom maps, all but every ninth, which are kept for testing.
+    test = set(freedoom()[4::9])
+    open_domain = tuple(level for level in freedoom() if level not in test) if variant == "vae" else ()
+    levels = arenas(360, 1000) + open_domain
+    config.record = {"levels": levels, "scenes": len(levels), "clips": 18, "frames": 17, "size": (96, 160), "seed": 11}
+    config.framing = {"frames": 17, "height": 48, "width": 80, "shrink": 2}
+    vae = {"name": "vae", "steps": 4000, "batch": 3, "lr": 2e-3, "warmup": 50, "weight_decay": 1e-4, "clip": 1.0, "b2": 0.99}
+    base = {"name": "base", "steps": 6000, "batch": 16, "lr": 1e-3, "warmup": 100, "weight_decay": 1e-2, "clip": 1.0, "b2": 0.99}
+    config.stages = [vae if variant == "vae" else base]
+    config.sampling = {"steps": 30, "shift": 3.0, "guidance": 3.0}
+    config.lora_scale = 1.0
+    return config

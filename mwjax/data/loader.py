@@ -1,0 +1,57 @@
+"""Batches for training, by grain: shuffled, endless, the same for the same seed, resumable from their own state."""
+
+import dataclasses
+
+import grain
+import numpy as np
+
+from mwjax.data.clips import Clip, load_clip
+from mwjax.data.latents import Framing, LatentSource
+from mwjax.errors import InputError
+
+
+def latent_batches(source: LatentSource, *, batch: int, seed: int, text_len: int, caption_dropout: float = 0.1, shorter: float = 0.0, shortest: int = 65) -> grain.DatasetIterator:
+    """Batches of mean, logvar [b, t, h, w, z], text [b, text_len, c], keyboard [b, f, 7], mouse [b, f, 2].
+
+    With probability `caption_dropout` a clip's caption is the empty one; with probability `shorter` the clips of a batch are
+    cut to one of the shorter 4n + 1 lengths down to `shortest` (the VAE is causal, so cutting latents cuts the clip).
+    """
+    empty = source.text("")
+
+    def element(item: dict, rng: np.random.Generator) -> dict:
+        text = empty if rng.random() < caption_dropout else item["text"]
+        return item | {"text": np.pad(text, ((0, text_len - len(text)), (0, 0)))}
+
+    def crop(group: dict, rng: np.random.Generator) -> dict:
+        latents = group["mean"].shape[1]
+        least = (shortest - 1) // 4 + 1
+        if rng.random() >= shorter or least >= latents:
+            return group
+        keep = int(rng.integers(least, latents))
+        rows = 4 * keep - 3
+        return group | {k: group[k][:, :keep] for k in ("mean", "logvar")} | {k: group[k][:, :rows] for k in ("keyboard", "mouse")}
+
+    data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(element)
+    data = data.batch(batch, drop_remainder=True).random_map(crop)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+
+
+def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing) -> grain.DatasetIterator:
+    """Batches of video uint8 [b, f, h, w, 3], mirrored at random: what a VAE is trained on. Damaged clips stop the run."""
+    if not clips:
+        raise InputError("the data set lists no clips")
+
+    class Source:
+        def __len__(self) -> int:
+            return len(clips)
+
+        def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+            clip = clips[i]
+            cut = dataclasses.replace(clip, end=clip.start + framing.frames - 1)
+            return {"video": load_clip(cut, height=framing.height, width=framing.width, shrink=framing.shrink)["video"]}
+
+    def mirror(item: dict, rng: np.random.Generator) -> dict:
+        return {"video": item["video"][:, :, ::-1] if rng.random() < 0.5 else item["video"]}
+
+    data = grain.MapDataset.source(Source()).seed(seed).shuffle().repeat().random_map(mirror).batch(batch, drop_remainder=True)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

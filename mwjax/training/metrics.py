@@ -1,0 +1,88 @@
+"""Curves: metrics.csv (exact, survives a restart), TensorBoard events, and a picture of the loss."""
+
+import csv
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+
+class Metrics:
+    """Scalars of one stage. Rows after `resume_step` of an earlier run are dropped."""
+
+    def __init__(self, folder: str | pathlib.Path, *, resume_step: int):
+        from tensorboardX import SummaryWriter
+
+        self.folder = pathlib.Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path = self.folder / "metrics.csv"
+        self.rows = [row for row in _read(self.path) if row["step"] <= resume_step]
+        self._write()
+        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        row = {"step": step} | {k: float(v) for k, v in values.items()}
+        new = not self.rows
+        self.rows.append(row)
+        if new:
+            self._write()
+        else:
+            with self.path.open("a", newline="") as file:
+                csv.DictWriter(file, row).writerow(row)
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def _write(self) -> None:
+        with self.path.open("w", newline="") as file:
+            if self.rows:
+                table = csv.DictWriter(file, self.rows[0])
+                table.writeheader()
+                table.writerows(self.rows)
+
+    def close(self) -> pathlib.Path | None:
+        """Draw loss.png and return its path."""
+        self._board.close()
+        if not self.rows:
+            return None
+        path = self.folder / "loss.png"
+        plot(np.array([r["step"] for r in self.rows]), np.array([r["loss"] for r in self.rows])).save(path)
+        return path
+
+
+def _read(path: pathlib.Path) -> list[dict[str, float]]:
+    if not path.exists():
+        return []
+    rows = []
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                rows.append({k: int(v) if k == "step" else float(v) for k, v in row.items()})
+            except (TypeError, ValueError):  # a line cut off by a kill
+                break
+    return rows
+
+
+def plot(steps: np.ndarray, values: np.ndarray, *, width: int = 640, height: int = 320) -> Image.Image:
+    """A line chart with the first and last step, the lowest and highest value, and a running mean in blue."""
+    picture = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = 60, 12, width - 12, height - 28
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(np.percentile(finite, 99.5))) if finite.size else (0.0, 1.0)
+    high = high if high > low else low + 1
+    window = max(len(values) // 50, 1)
+    smooth = np.convolve(np.pad(values, (window - 1, 0), mode="edge"), np.ones(window) / window, "valid")
+
+    def points(series):
+        x = left + (steps - steps[0]) / max(steps[-1] - steps[0], 1) * (right - left)
+        y = bottom - (np.clip(series, low, high) - low) / (high - low) * (bottom - top)
+        return list(zip(x.tolist(), y.tolist(), strict=True))
+
+    draw.rectangle((left, top, right, bottom), outline="#999999")
+    draw.line(points(values), fill="#bbccdd")
+    draw.line(points(smooth), fill="#1155aa", width=2)
+    for y, value in ((bottom, low), (top, high)):
+        draw.text((4, y - 6), f"{value:.4g}", fill="black")
+    draw.text((left, bottom + 8), f"step {steps[0]:.0f}", fill="black")
+    draw.text((right - 60, bottom + 8), f"{steps[-1]:.0f}", fill="black")
+    return picture

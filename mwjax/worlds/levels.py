@@ -1,0 +1,13 @@
+"""Lists of levels for recording: arenas by theme and seed, Freedoom maps."""
+
+THEMES = ("tech", "stone", "marble", "hell", "brick", "ice")
+
+
+def arenas(count: int, first_seed: int, themes: tuple[str, ...] = THEMES) -> tuple[str, ...]:
+    """`count` different arenas, themes in turn. Training uses seeds from 1000, tests from 9000."""
+    return tuple(f"arena:{themes[i % len(themes)]}:{first_seed + i}" for i in range(count))
+
+
+def freedoom() -> tuple[str, ...]:
+    """All 68 Freedoom maps."""
+    return tuple(f"freedoom1:E{e}M{m}" for e in range(1, 5) for m in range(1, 10)) + tuple(f"freedoom2:MAP{m:02d}" for m in range(1, 33))
