@@ -1,0 +1,48 @@
+"""Models of a golden case, filled from the released key names by the converters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cases import Case
+from converters import dit, text, vae
+from converters.folder import text_shapes, vae_shapes, world_shapes
+from converters.tables import load
+
+
+def world(case: Case, *, prefix: str = "", config: dict | None = None):
+    """(config, parameters) of the case's transformer; control follows from its config."""
+    config = config or case.meta["config"]
+    cfg = dit.config_from_json(config, control="controlnet" if "action_dim" in config else "none")
+    weights = {k: v for k, v in case.weights(prefix).items() if not k.startswith("lora:")}
+    return cfg, load(dit.WORLD, weights, world_shapes(cfg))[0]
+
+
+def autoencoder(case: Case, *, prefix: str = "", config: dict | None = None):
+    cfg = vae.config_from_json(config or case.meta["config"])
+    return cfg, load(vae.VAE, case.weights(prefix), vae_shapes(cfg))[0]
+
+
+def text_encoder(case: Case, *, prefix: str = "", config: dict | None = None):
+    cfg = text.config_from_json(config or case.meta["config"])
+    return cfg, load(text.TEXT, case.weights(prefix), text_shapes(cfg))[0]
+
+
+def text_input(case: Case, name: str = "context", lengths: str = "context_lens") -> np.ndarray:
+    """Text embeddings [b, s, c], zero after each prompt's length."""
+    embeddings = case["in/" + name]
+    return embeddings * (np.arange(embeddings.shape[1])[None] < case["in/" + lengths][:, None])[..., None]
+
+
+def actions(case: Case) -> tuple:
+    return case["in/keyboard_actions"], case["in/mouse_actions"]
+
+
+def velocity(model, variables: dict, case: Case, x: np.ndarray, *, scale: float = 1.0):
+    """(velocity, intermediates) at the case's timesteps."""
+
+    @jax.jit
+    def run(variables, x, t, text, keyboard, mouse):
+        condition = model.apply(variables, text, keyboard, mouse, method="condition")
+        return model.apply(variables, x, t, condition, scale)
+
+    return run(variables, x, jnp.asarray(case["in/t"], jnp.float32), text_input(case), *actions(case))

@@ -1,0 +1,92 @@
+"""Schedules, solvers, guided sampling and the whole path from token ids to frames: trajectories to 1e-4."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import FOLDER, case, last, relative_error
+from models import actions, autoencoder, text_encoder, text_input, world
+
+from mwjax.diffusion.flow import train_sigmas
+from mwjax.diffusion.sampler import Sampling, decode, sample_latents
+from mwjax.diffusion.solvers import SOLVERS, solve
+from mwjax.models.text import TextEncoder
+from mwjax.training.optim import SCHEDULES
+
+TRAJECTORY = 1e-4
+TRAJECTORIES = sorted(
+    name.split("/")[1] for name in case("schedulers").tensors if name.endswith("/trajectory") and name.split("/")[1].split("_")[0] in SOLVERS
+)
+
+
+def test_training_schedule():
+    golden = case("train_schedule")
+    sigmas = train_sigmas(5.0)
+    assert relative_error(sigmas, golden["out/train_sigmas"]) < 1e-6
+    assert relative_error(sigmas * np.float32(1000), golden["out/train_timesteps"]) < 1e-6
+    for name, key, base in (("constant", "lr_constant_with_warmup", 1e-4), ("cosine", "lr_cosine_with_restarts", 1e-5)):
+        schedule = SCHEDULES[name](base, 100, 1000)
+        assert relative_error([schedule(step) for step in golden["in/lr_steps"]], golden["out/" + key]) < 1e-6
+
+
+@pytest.mark.parametrize("name", TRAJECTORIES)
+def test_solver(name):
+    golden = case("schedulers")
+    solver_name, steps, shift = re.fullmatch(r"(\w+?)_(\d+)steps_shift([\d.]+)", name).groups()
+    solver = SOLVERS[solver_name](int(steps), float(shift))
+    assert relative_error(solver.sigmas, golden[f"out/{name}/sigmas"]) < 1e-6
+    assert relative_error(solver.timesteps, golden[f"out/{name}/timesteps"]) < 1e-6
+
+    def model(x, t):
+        return jnp.tanh(x @ golden["in/A"].T + golden["in/b"] * t / 1000) + 0.3 * x
+
+    _, path = solve(solver, model, golden["in/x_init"], collect=True)
+    assert relative_error(path, golden[f"out/{name}/trajectory"]) < 1e-5
+
+
+def test_guided_sampling():
+    golden = case("sample_t2w_controlnet")
+    cfg, params = world(golden)
+    (name,) = [k for k in golden.tensors if k.startswith("out/latents_")]
+    steps, shift, guidance = map(float, re.fullmatch(r"out/latents_(\d+)steps_shift([\d.]+)_cfg([\d.]+)", name).groups())
+    run = jax.jit(sample_latents, static_argnums=(0, 1))
+    negative = text_input(golden, "neg_context", "neg_lens")
+    latents = run(cfg, Sampling(int(steps), shift, guidance), {"params": params}, last(golden["in/x"]), text_input(golden), negative, *actions(golden))
+    assert relative_error(latents, last(golden[name])) < TRAJECTORY
+
+
+def test_end_to_end():
+    golden = case("e2e_t2w_controlnet")
+    config, sampler = golden.meta["config"], golden.meta["sampler"]
+    cfg, params = world(golden, prefix="dit/", config=config["dit"])
+    text_cfg, text_params = text_encoder(golden, prefix="t5/", config=config["t5"])
+    vae_cfg, vae_params = autoencoder(golden, prefix="vae/", config=config["vae"])
+
+    def embed(name):
+        ids = golden["in/" + name]
+        return TextEncoder(text_cfg).apply({"params": text_params}, ids, np.ones_like(ids))
+
+    prompt, negative = embed("ids"), embed("negative_ids")
+    assert relative_error(prompt, golden["out/prompt_embeds"]) < 1e-5
+    assert relative_error(negative, golden["out/negative_prompt_embeds"]) < 1e-5
+    length = max(prompt.shape[1], negative.shape[1])
+    prompt, negative = (jnp.pad(e, ((0, 0), (0, length - e.shape[1]), (0, 0))) for e in (prompt, negative))
+    sampling = Sampling(sampler["steps"], sampler["shift"], sampler["guidance_scale"], sampler["solver"])
+    run = jax.jit(sample_latents, static_argnums=(0, 1))
+    latents = run(cfg, sampling, {"params": params}, last(golden["in/noise"]), prompt, negative, *actions(golden))
+    assert relative_error(latents, last(golden["out/latents"])) < TRAJECTORY
+    frames = jax.jit(decode, static_argnums=0)(vae_cfg, vae_params, latents)
+    assert relative_error(frames, last(golden["out/frames"])) < TRAJECTORY
+
+
+def test_action_lists():
+    import json
+
+    from mwjax.data.actions import parse_action_list
+
+    for golden in json.loads((FOLDER / "action_lists.json").read_text())["cases"]:
+        keyboard, mouse = parse_action_list(golden["action_list"])
+        np.testing.assert_array_equal(keyboard, golden["keyboard"])
+        np.testing.assert_array_equal(mouse, golden["mouse"])

@@ -1,0 +1,64 @@
+"""Three optimizer steps of the action stage: losses, gradients and weights as the original's, to 1e-4."""
+
+import jax
+import numpy as np
+import optax
+from cases import case, last, relative_error
+from converters.dit import WORLD
+from converters.tables import save
+from flax.traverse_util import unflatten_dict
+from models import actions, text_input, world
+
+from mwjax.diffusion.flow import TRAIN_STEPS, add_noise, flow_loss, train_sigmas
+from mwjax.models.world_model import WorldModel
+from mwjax.training.loop import TRAINABLE
+from mwjax.training.optim import adamw
+from mwjax.training.state import combine, partition
+
+STEP = 1e-4
+
+
+def test_action_stage_steps():
+    golden = case("train_t2w_controlnet")
+    cfg, params = world(golden)
+    model, options = WorldModel(cfg), golden.meta["optimizer"]
+    trainable, frozen = partition({"params": params}, TRAINABLE["action"])
+    optimizer = adamw(
+        lambda step: options["lr"], weight_decay=options["weight_decay"], clip=options["max_grad_norm"],
+        b1=options["betas"][0], b2=options["betas"][1], eps=options["eps"],
+    )  # fmt: skip
+    moments, latents, sigmas = optimizer.init(trainable), last(golden["in/latents"]), train_sigmas(5.0)
+
+    @jax.jit
+    def gradient(trainable, noise, sigma):
+        def loss(trainable):
+            variables = combine(trainable, frozen)
+            condition = model.apply(variables, text_input(golden), *actions(golden), method="condition")
+            velocity, _ = model.apply(variables, add_noise(latents, noise, sigma), sigma * TRAIN_STEPS, condition)
+            return flow_loss(velocity, latents, noise, motion=golden.meta["motion_loss_ratio"])
+
+        return jax.value_and_grad(loss, has_aux=True)(trainable)
+
+    def theirs(tree: dict) -> dict[str, np.ndarray]:
+        return dict(save(WORLD, unflatten_dict(tree, sep="/")["params"]))
+
+    start = theirs(trainable)
+    for step in range(len(golden["in/noise"])):
+        (loss, parts), grads = gradient(trainable, last(golden["in/noise"][step]), sigmas[golden["in/timestep_index"][step]])
+        assert relative_error([loss, parts["mse"], parts["motion"]], golden["out/loss_mse_motion"][step]) < STEP
+        assert relative_error(optax.global_norm(grads), golden["out/grad_norm"][step]) < STEP
+        if step == 0:
+            named = theirs(grads)
+            assert named.keys() == golden.meta["grad_norms_step0"].keys()
+            for name, norm in golden.meta["grad_norms_step0"].items():
+                assert abs(np.linalg.norm(named[name]) / norm - 1) < STEP, name
+        updates, moments = optimizer.update(grads, moments, trainable)
+        trainable = optax.apply_updates(trainable, updates)
+        if step == 0:
+            for name in (k for k in golden.tensors if k.startswith("out/grad/")):
+                assert relative_error(named[name.removeprefix("out/grad/")], golden[name]) < STEP, name
+    named = theirs(trainable)
+    for name in (k for k in golden.tensors if k.startswith("out/updated/")):
+        assert relative_error(named[name.removeprefix("out/updated/")], golden[name]) < STEP, name
+    for name, norm in golden.meta["update_norms_after_3_steps"].items():
+        assert abs(np.linalg.norm(named[name] - start[name]) / norm - 1) < STEP, name
