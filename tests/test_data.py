@@ -1,0 +1,198 @@
+"""Datasets in the released layout, damaged files, the latent cache and the loader."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from mwjax.data.actions import from_scene, parse_action_list, read_action_list
+from mwjax.data.clips import fit, load_clip, read_table
+from mwjax.data.latents import Framing, LatentSource, encode_dataset
+from mwjax.data.loader import latent_batches
+from mwjax.data.video import read_video, write_video
+from mwjax.errors import InputError
+from mwjax.worlds.recorder import COLUMNS
+
+
+def entry(**changes) -> dict:
+    return {"ws": 0, "ad": 0, "scs": 0, "pitch_delta": 0.0, "yaw_delta": 0.0, "collision": 0, "jump_invalid": 0} | changes
+
+
+def make_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = "."):
+    rng = np.random.default_rng(0)
+    table = []
+    for n in range(scenes):
+        video = np.repeat(rng.integers(0, 255, (frames, 3, 4, 3)), 16, 1).repeat(16, 2).astype(np.uint8)
+        write_video(root / "video" / f"scene_{n}.mp4", video, fps=16)
+        (root / "metadata-detection").mkdir(exist_ok=True)
+        actions = {str(i): entry(ws=1, yaw_delta=0.2) for i in range(frames)}
+        (root / "metadata-detection" / f"scene_{n}.json").write_text(json.dumps({"biome": "plains", "actions": actions}))
+        table += [dict(zip(COLUMNS, (f"scene_{n}.mp4", start, start + 8, f"A scene {n}.", directory), strict=True)) for start in (0, 9)]
+    (root / "dataset").mkdir()
+    with (root / "dataset" / "video_captions_v0.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(table)
+    return root
+
+
+def test_scene_actions_follow_the_original_loader():
+    actions = {"4": entry(ws=1), "5": entry(ws=1, ad=2, scs=1, pitch_delta=0.1, yaw_delta=-0.2), "6": entry(ws=2, collision=1, yaw_delta=1 / 3), "7": entry(scs=1, jump_invalid=1)}
+    keyboard, mouse = from_scene(actions, 4, 9)
+    np.testing.assert_array_equal(keyboard[0], 0)  # the first frame of a clip is empty
+    np.testing.assert_array_equal(keyboard[1], [1, 0, 0, 1, 1, 0, 0])
+    np.testing.assert_allclose(mouse[1], [1.5, -3.0], rtol=1e-6)
+    np.testing.assert_array_equal(keyboard[2], 0)  # a collision clears the walking keys and keeps the mouse
+    np.testing.assert_allclose(mouse[2], [0, 5.0], rtol=1e-6)
+    np.testing.assert_array_equal(keyboard[3:], 0)  # an invalid jump; a missing entry
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ([[8, "1 0 0 0 0 0 0 0 0"], [4, "0 0 0 0 0 0 0 0 0"], ""], "in order"),
+        ([[8, "1 0 0"], ""], "nine|9"),
+        ([["x", "1 0 0 0 0 0 0 0 0"], ""], "entry 0"),
+        ([[8, "1 0 0 0 0 0 0 0 0"], "9"], "between 1 and 8"),
+        ([], "action list"),
+    ],
+)
+def test_bad_action_lists(bad, says):
+    with pytest.raises(InputError, match=says):
+        parse_action_list(bad)
+
+
+def test_action_list_from_file(tmp_path):
+    path = tmp_path / "actions.json"
+    path.write_text('[[4, "1 0 0 0 0 0 0 0 2"], ""]')
+    keyboard, mouse = read_action_list(str(path))
+    assert keyboard.shape == (5, 7)
+    assert mouse[4, 1] == 2
+    with pytest.raises(InputError, match="neither"):
+        read_action_list(str(tmp_path / "missing.json"))
+
+
+def test_videos_are_cut_exactly(tmp_path):
+    frames = np.full((50, 32, 48, 3), 0, np.uint8) + (np.arange(50, dtype=np.uint8) * 5)[:, None, None, None]
+    write_video(tmp_path / "v.mp4", frames, fps=17.5)
+    assert not list(tmp_path.glob("*.part"))
+    part = read_video(tmp_path / "v.mp4", 23, 40)
+    assert part.shape == (17, 32, 48, 3)
+    assert np.abs(part.astype(int) - frames[23:40]).max() <= 3
+    with pytest.raises(InputError, match="ends after 50"):
+        read_video(tmp_path / "v.mp4", 40, 60)
+
+
+@pytest.mark.parametrize("directory", [".", "", "dataset", "elsewhere"])
+def test_tables_tolerate_any_dir(tmp_path, directory):
+    clips = read_table(make_dataset(tmp_path, scenes=1, directory=directory))
+    clip = load_clip(clips[1], height=32, width=48)
+    assert clip["video"].shape == (9, 32, 48, 3)
+    assert clip["keyboard"][1, 0] == 1
+    np.testing.assert_allclose(clip["mouse"][1], [0, 3], rtol=1e-6)
+
+
+def test_gamefactory_layout(tmp_path):
+    root = make_dataset(tmp_path, scenes=1)
+    (root / "metadata-detection").rename(root / "metadata")
+    scene = json.loads((root / "metadata/scene_0.json").read_text())
+    for i, value in enumerate(scene["actions"].values()):
+        del value["collision"], value["jump_invalid"]
+        value["pos"] = [float(min(i, 5)), 4.0, 0.0]  # walks five frames, then stands against a wall
+    (root / "metadata/scene_0.json").write_text(json.dumps(scene))
+    table = (root / "dataset/video_captions_v0.csv").read_text().replace("original video name", "Original video name").replace(",dir", ",Dir")
+    (root / "annotation.csv").write_text(table)
+    (root / "dataset/video_captions_v0.csv").unlink()
+    keyboard = load_clip(read_table(root)[0], height=32, width=48)["keyboard"]
+    np.testing.assert_array_equal(keyboard[:, 0], [0, 1, 1, 1, 1, 1, 0, 0, 0])
+
+
+def test_fit_shrinks_then_crops():
+    frames = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3).astype(np.uint8)
+    assert fit(frames, 2, 4, 2).shape == (2, 2, 4, 3)
+    with pytest.raises(InputError, match="smaller"):
+        fit(frames, 8, 8, 2)
+
+
+FRAMING = Framing(9, 32, 48)
+
+
+def encode(root, cache, calls=None, identity="v1", framing=FRAMING):
+    def video(pixels):
+        if calls is not None:
+            calls.append(len(pixels))
+        small = pixels[:, ::4, ::8, ::8, :1]
+        return small, small * 0 - 30
+
+    return encode_dataset(
+        read_table(root), cache, framing=framing, identity=identity, encode_video=video, encode_text=lambda t: [np.ones((2, 3), np.float32)] * len(t), batch=2
+    )
+
+
+def test_damaged_clips_are_reported_and_left_out(tmp_path, capsys):
+    root = make_dataset(tmp_path / "data")
+    (root / "video/scene_0.mp4").write_bytes(b"not a video")
+    scene = root / "metadata-detection/scene_1.json"
+    actions = json.loads(scene.read_text())["actions"]
+    scene.write_text(json.dumps({"actions": {k: v for k, v in actions.items() if int(k) < 12}}))  # does not match its video
+    source = LatentSource(encode(root, tmp_path / "cache"))
+    assert len(source) == 3
+    told = capsys.readouterr()
+    assert "scene_0" in told.out + told.err
+    assert "does not match" in told.out + told.err
+    index = json.loads((tmp_path / "cache/index.json").read_text())
+    assert len(index["left_out"]) == 3
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    root = make_dataset(tmp_path / "data", scenes=1)
+    (root / "video/scene_0.mp4").unlink()
+    with pytest.raises(InputError, match="none of the 2 clips"):
+        encode(root, tmp_path / "cache")
+
+
+def test_the_cache_is_continued_and_guarded(tmp_path):
+    root, calls = make_dataset(tmp_path / "data"), []
+    encode(root, tmp_path / "cache", calls)
+    assert sum(calls) == 6
+    (tmp_path / "cache/clips/000003.safetensors").unlink()
+    encode(root, tmp_path / "cache", calls)
+    assert len(calls) == 4
+    with pytest.raises(InputError, match="other weights"):
+        encode(root, tmp_path / "cache", identity="v2")
+
+
+def test_sizes_that_do_not_divide():
+    with pytest.raises(InputError, match="height 350 is not a multiple of 16"):
+        Framing(81, 350, 640)
+    with pytest.raises(InputError, match="80 frames"):
+        Framing(80, 352, 640)
+
+
+def batches(source, **options):
+    return latent_batches(source, **({"batch": 2, "seed": 3, "text_len": 5} | options))
+
+
+def test_batches_repeat_and_resume(tmp_path):
+    source = LatentSource(encode(make_dataset(tmp_path / "data"), tmp_path / "cache"))
+    first = batches(source)
+    seen = [next(first) for _ in range(4)]
+    state = first.get_state()
+    expected = next(first)
+    again = batches(source)
+    np.testing.assert_array_equal(next(again)["mean"], seen[0]["mean"])
+    again.set_state(state)
+    resumed = next(again)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(resumed[name], value)
+    assert expected["text"].shape == (2, 5, 3)
+    assert expected["keyboard"].shape == (2, 9, 7)
+
+
+def test_shorter_clips(tmp_path):
+    source = LatentSource(encode(make_dataset(tmp_path / "data"), tmp_path / "cache"))
+    loader = batches(source, shorter=1.0, shortest=5)
+    batch = next(loader)
+    assert batch["mean"].shape[1] == 2
+    assert batch["keyboard"].shape[1] == batch["mouse"].shape[1] == 5
