@@ -159,11 +159,12 @@ def load_lora(path: pathlib.Path, backbone: dict) -> dict:
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree["backbone"])
 
 
-def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype) -> None:
-    """Write tensors as a safetensors file that appears whole or not at all."""
+def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jnp.dtype | None) -> None:
+    """Write tensors (as `dtype`, or as they are if None) as a safetensors file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({name: np.ascontiguousarray(np.asarray(a).astype(dtype)) for name, a in pairs}, part, metadata={"format": "pt"})
+    arrays = {name: np.asarray(a) for name, a in pairs}
+    save_file({name: np.ascontiguousarray(a if dtype is None else a.astype(dtype)) for name, a in arrays.items()}, part, metadata={"format": "pt"})
     os.replace(part, path)
 
 

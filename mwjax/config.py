@@ -25,7 +25,10 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
     takes_variant = bool(inspect.signature(module.get_config).parameters)
     if variant and not takes_variant:
         raise InputError(f"{path} has no variants, {variant!r} was asked for")
-    config = module.get_config(variant) if takes_variant else module.get_config()
+    try:
+        config = module.get_config(variant) if takes_variant else module.get_config()
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from None
     for override in overrides:
         _override(config, override)
     return config

@@ -38,7 +38,10 @@ def make_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = ".
 
 
 def test_scene_actions_follow_the_original_loader():
-    actions = {"4": entry(ws=1), "5": entry(ws=1, ad=2, scs=1, pitch_delta=0.1, yaw_delta=-0.2), "6": entry(ws=2, collision=1, yaw_delta=1 / 3), "7": entry(scs=1, jump_invalid=1)}
+    actions = {
+        "4": entry(ws=1), "5": entry(ws=1, ad=2, scs=1, pitch_delta=0.1, yaw_delta=-0.2), "6": entry(ws=2, collision=1, yaw_delta=1 / 3),
+        "7": entry(scs=1, jump_invalid=1),
+    }  # fmt: skip
     keyboard, mouse = from_scene(actions, 4, 9)
     np.testing.assert_array_equal(keyboard[0], 0)  # the first frame of a clip is empty
     np.testing.assert_array_equal(keyboard[1], [1, 0, 0, 1, 1, 0, 0])

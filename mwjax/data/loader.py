@@ -10,7 +10,9 @@ from mwjax.data.latents import Framing, LatentSource
 from mwjax.errors import InputError
 
 
-def latent_batches(source: LatentSource, *, batch: int, seed: int, text_len: int, caption_dropout: float = 0.1, shorter: float = 0.0, shortest: int = 65) -> grain.DatasetIterator:
+def latent_batches(
+    source: LatentSource, *, batch: int, seed: int, text_len: int, caption_dropout: float = 0.1, shorter: float = 0.0, shortest: int = 65
+) -> grain.DatasetIterator:
     """Batches of mean, logvar [b, t, h, w, z], text [b, text_len, c], keyboard [b, f, 7], mouse [b, f, 2].
 
     With probability `caption_dropout` a clip's caption is the empty one; with probability `shorter` the clips of a batch are

@@ -10,6 +10,7 @@ action module is the floor.
 import argparse
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -78,9 +79,9 @@ def motion(video: np.ndarray, measure: str) -> float:
     grey = video.astype(np.float64).mean(-1)
     if measure == "spread":
         half = video.shape[2] // 2
-        return float(np.mean([shift(a[:, half:], b[:, half:])[0] - shift(a[:, :half], b[:, :half])[0] for a, b in zip(grey, grey[1:], strict=False)]))
+        return float(np.mean([shift(a[:, half:], b[:, half:])[0] - shift(a[:, :half], b[:, :half])[0] for a, b in itertools.pairwise(grey)]))
     axis = "xy".index(measure)
-    return float(np.mean([shift(a, b)[axis] for a, b in zip(grey, grey[1:], strict=False)]))
+    return float(np.mean([shift(a, b)[axis] for a, b in itertools.pairwise(grey)]))
 
 
 def score(positive: np.ndarray, negative: np.ndarray, sign: int) -> dict[str, float]:

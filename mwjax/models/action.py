@@ -30,7 +30,7 @@ class ActionEncoder(nn.Module):
             raise ValueError(f"{frames} action rows are not 4n + 1")
         rows, half = windows(frames // STRIDE + 1), self.action_dim // 2
         keys = MLP(KEYBOARD, KEYBOARD, name="keyboard_embedding")(keyboard)
-        keys = keys + sinusoid(jnp.arange(frames), KEYBOARD).astype(keys.dtype)
+        keys = keys + sinusoid(jnp.arange(frames), KEYBOARD).astype(keys.dtype)[None]
         keys = MLP(half, half, name="keyboard_mlp")(keys[:, rows].reshape(b, len(rows), -1))
         moves = MLP(half, half, name="mouse_mlp")(mouse[:, rows].reshape(b, len(rows), -1))
         return MLP(half, self.action_dim, name="action_mlp")(jnp.concatenate([moves, keys], -1))

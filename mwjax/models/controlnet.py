@@ -43,5 +43,5 @@ class ControlNet(nn.Module):
             tokens = run({"params": params[0]}, tokens, text_kv)
             return tokens, project.apply({"params": params[1]}, tokens)
 
-        start = lambda x: x + first.astype(x.dtype)  # noqa: E731
+        start = lambda x: x + first.astype(x.dtype)
         return Branch(start=start, step=step, params=(self.blocks, self.after_proj), text_kv=text_kv, every=EVERY, scale=scale)

@@ -110,7 +110,7 @@ class Block(nn.Module):
 
     def __call__(self, x: Float[Array, "b t p d"], time: Float[Array, "b #t 6 d"], text_kv: TextKV, table) -> Float[Array, "b t p d"]:
         shape, flat = x.shape, (x.shape[0], -1, x.shape[-1])
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split((self.modulation.astype(jnp.float32) + time), 6, 2)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation.astype(jnp.float32)[None, None] + time, 6, 2)
         y = (layer_norm(x, self.config.eps) * (1 + scale1) + shift1).astype(x.dtype)
         y = self.self_attn(y.reshape(flat), table).reshape(shape)
         x = (x + y * gate1).astype(x.dtype)
@@ -191,7 +191,7 @@ class Backbone(nn.Module):
             grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), (variables, text_kv))
             (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.text_kv))
 
-        shift, scale = jnp.split(self.head_modulation.astype(jnp.float32) + embedded_time[:, None], 2, 1)
+        shift, scale = jnp.split(self.head_modulation.astype(jnp.float32)[None] + embedded_time[:, None], 2, 1)
         x = self.head((layer_norm(x, cfg.eps) * (1 + scale[:, None]) + shift[:, None]).astype(dtype))
         velocity = rearrange(x, "b t (h w) (p q c) -> b t (h p) (w q) c", h=h // cfg.patch, p=cfg.patch, q=cfg.patch)
         return velocity, {"time_projection": time, "residuals": residuals}

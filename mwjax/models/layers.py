@@ -8,6 +8,11 @@ import numpy as np
 from mwjax.types import Array, Float
 
 
+def along(vector: Float[Array, " c"], x: Array) -> Array:
+    """A vector over the last axis, in x's dtype and with its number of axes."""
+    return jnp.asarray(vector, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 class Dense(nn.Module):
     """x W + b and, where the collection "lora" holds an adapter for this layer, + (alpha / rank) · x down up."""
 
@@ -23,7 +28,7 @@ class Dense(nn.Module):
             down, up, alpha = (self.get_variable("lora", name).astype(x.dtype) for name in ("down", "up", "alpha"))
             y = y + (x @ down) @ up * (alpha / down.shape[-1])
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
+            y = y + along(self.param("bias", nn.initializers.zeros, (self.features,)), y)
         return y
 
 
@@ -57,7 +62,7 @@ class RMSNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + self.eps)
-        return y.astype(x.dtype) * scale.astype(x.dtype)
+        return y.astype(x.dtype) * along(scale, x)
 
 
 def layer_norm(x: Float[Array, "*b c"], eps: float) -> Float[Array, "*b c"]:
@@ -77,20 +82,21 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-        return (layer_norm(x, self.eps) * scale + bias).astype(x.dtype)
+        y = layer_norm(x, self.eps)
+        return (y * along(scale, y) + along(bias, y)).astype(x.dtype)
 
 
 def sinusoid(positions: Float[Array, "*b"], width: int) -> Float[Array, "*b w"]:
     """cos then sin of position · 10000^(−i / (width/2)), in float32 (Vaswani et al. 2017)."""
     frequencies = 10000.0 ** (-np.arange(width // 2, dtype=np.float64) / (width // 2))
     # The product is formed in two parts, so that large positions lose no digits: position = whole + rest.
-    high = np.float32(np.round(frequencies * 2**12) / 2**12)
-    low = np.float32(frequencies - high.astype(np.float64))
+    high = np.round(frequencies * 2**12) / 2**12
+    low = frequencies - high
     whole = jnp.floor(positions.astype(jnp.float32))[..., None]
     rest = positions.astype(jnp.float32)[..., None] - whole
     # whole · high is exact (10 + 12 bits); what is left is small.
-    small = whole * low + rest * np.float32(frequencies)
-    cos, sin = jnp.cos(whole * high), jnp.sin(whole * high)
+    small = whole * along(low, whole) + rest * along(frequencies, rest)
+    cos, sin = jnp.cos(whole * along(high, whole)), jnp.sin(whole * along(high, whole))
     cos_small, sin_small = jnp.cos(small), jnp.sin(small)
     return jnp.concatenate([cos * cos_small - sin * sin_small, sin * cos_small + cos * sin_small], -1)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mwjax.models.attention import attention
+from mwjax.models.layers import along
 from mwjax.types import Array, Float
 
 LATENT_MEAN = np.float32([-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -40,7 +41,7 @@ class RMSNorm(nn.Module):
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
         gamma = self.param("gamma", nn.initializers.ones, (x.shape[-1],))
         norm = jnp.sqrt(jnp.sum(x.astype(jnp.float32) ** 2, -1, keepdims=True))
-        return (x / jnp.maximum(norm, 1e-12)).astype(x.dtype) * (gamma * x.shape[-1] ** 0.5).astype(x.dtype)
+        return (x / jnp.maximum(norm, 1e-12)).astype(x.dtype) * along(gamma * x.shape[-1] ** 0.5, x)
 
 
 class Conv(nn.Module):
@@ -55,7 +56,8 @@ class Conv(nn.Module):
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c2"]:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (*self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return conv_frames(x, kernel, self.stride, self.padding) + bias.astype(x.dtype)
+        y = conv_frames(x, kernel, self.stride, self.padding)
+        return y + along(bias, y)
 
 
 class CausalConv(nn.Module):
@@ -83,7 +85,8 @@ class CausalConv(nn.Module):
             return jnp.zeros((x.shape[0], 0, *x.shape[2:4], self.features), x.dtype)
         folded = jnp.concatenate([x[:, i : i + frames] for i in range(taps)], -1)
         kernel = kernel.transpose(1, 2, 0, 3, 4).reshape(kh, kw, -1, self.features)
-        return conv_frames(folded, kernel, 1, ((kh // 2,) * 2, (kw // 2,) * 2)) + bias.astype(x.dtype)
+        y = conv_frames(folded, kernel, 1, ((kh // 2,) * 2, (kw // 2,) * 2))
+        return y + along(bias, y)
 
 
 def conv_frames(x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c c2"], stride: int, padding) -> Float[Array, "b t h2 w2 c2"]:
@@ -137,7 +140,7 @@ class Downsample(nn.Module):
         if self.is_mutable_collection("cache"):
             past.value = x[:, -1:]
         steps = (frames.shape[1] - 1) // 2
-        y = sum(frames[:, i : i + 2 * steps : 2][:, :steps] @ kernel[i].astype(x.dtype) for i in range(3)) + bias.astype(x.dtype)
+        y = sum(frames[:, i : i + 2 * steps : 2][:, :steps] @ kernel[i].astype(x.dtype) for i in range(3)) + along(bias, x)
         return jnp.concatenate([x[:, :1], y], 1) if first else y
 
 
@@ -214,11 +217,11 @@ class VAE(nn.Module):
     def encode(self, video: Float[Array, "b f h w 3"]) -> tuple[Float[Array, "b t h8 w8 z"], Float[Array, "b t h8 w8 z"]]:
         """Pixels to the normalised mean and the raw log-variance of the latents."""
         mean, log_variance = jnp.split(self.conv1(self.encoder(video)), 2, -1)
-        return (mean - LATENT_MEAN.astype(mean.dtype)) / LATENT_STD.astype(mean.dtype), log_variance
+        return (mean - along(LATENT_MEAN, mean)) / along(LATENT_STD, mean), log_variance
 
     def decode(self, latents: Float[Array, "b t h8 w8 z"]) -> Float[Array, "b f h w 3"]:
         """Normalised latents to pixels, before the clamp to [-1, 1]."""
-        return self.decoder(self.conv2(latents * LATENT_STD.astype(latents.dtype) + LATENT_MEAN.astype(latents.dtype)))
+        return self.decoder(self.conv2(latents * along(LATENT_STD, latents) + along(LATENT_MEAN, latents)))
 
     def __call__(self, video):
         return self.decode(self.encode(video)[0])

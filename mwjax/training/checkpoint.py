@@ -15,7 +15,8 @@ class Checkpoints:
     def __init__(self, folder: str | pathlib.Path, *, every: int, keep: int = 2):
         options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep, enable_async_checkpointing=True)
         self.folder = pathlib.Path(folder).resolve()
-        self._manager = ocp.CheckpointManager(self.folder, options=options, item_names=("state", "data"))
+        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def latest(self) -> int | None:
         return self._manager.latest_step()

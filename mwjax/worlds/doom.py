@@ -86,9 +86,8 @@ def places(wad: str, level: str) -> list[tuple[float, float]]:
     if level not in names:
         raise InputError(f"{wad} has no level {level}")
     start = names.index(level)
-    around = dict(zip(names[start + 1 : start + 12], lumps[start + 1 : start + 12], strict=True)) if start + 12 <= count else {
-        name: lump for name, lump in zip(names[start + 1 :], lumps[start + 1 :], strict=True)
-    }
+    after = slice(start + 1, start + 12)  # a level's lumps follow its name
+    around = dict(zip(names[after], lumps[after], strict=True))
     if "TEXTMAP" in around:
         where, size, _ = around["TEXTMAP"]
         text = data[where : where + size].decode("ascii", "replace")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+
 from cases import Case
 from converters import dit, text, vae
 from converters.folder import text_shapes, vae_shapes, world_shapes

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cases import FOLDER, case, last, relative_error
 from models import actions, autoencoder, text_encoder, text_input, world
-
 from mwjax.diffusion.flow import train_sigmas
 from mwjax.diffusion.sampler import Sampling, decode, sample_latents
 from mwjax.diffusion.solvers import SOLVERS, solve

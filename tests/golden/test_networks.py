@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+
 from cases import case, last, relative_error
 from converters.lora import LORA
 from converters.tables import load
 from models import actions, autoencoder, text_encoder, velocity, world
-
 from mwjax.models import lora
 from mwjax.models.text import TextEncoder
 from mwjax.models.vae import VAE

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import optax
+from flax.traverse_util import unflatten_dict
+
 from cases import case, last, relative_error
 from converters.dit import WORLD
 from converters.tables import save
-from flax.traverse_util import unflatten_dict
 from models import actions, text_input, world
-
 from mwjax.diffusion.flow import TRAIN_STEPS, add_noise, flow_loss, train_sigmas
 from mwjax.models.world_model import WorldModel
 from mwjax.training.loop import TRAINABLE

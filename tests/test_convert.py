@@ -1,0 +1,103 @@
+"""Key names both ways, strictly."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from converters import dit, text, vae
+from converters.folder import load_model, new_model, save_model, text_shapes, vae_shapes, world_shapes
+from converters.lora import LORA
+from converters.tables import load, save
+from mwjax.errors import InputError
+from mwjax.models import lora
+from mwjax.models.dit import DiTConfig
+from mwjax.models.text import TextConfig
+from mwjax.models.vae import VAEConfig
+from mwjax.models.variants import Variant
+from mwjax.models.world_model import WorldConfig
+
+BACKBONE = DiTConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=4, text_dim=16, text_len=8, freq_dim=32)
+SMALL = Variant(BACKBONE, VAEConfig(4, (1, 1, 2, 2), 1), TextConfig(384, 16, 16, 24, 2, 2), 16, "byt5")
+TREES = {
+    "world": (dit.WORLD, world_shapes(WorldConfig(BACKBONE, "controlnet", 16))),
+    "vae": (vae.VAE, vae_shapes(SMALL.vae)),
+    "text": (text.TEXT, text_shapes(SMALL.text)),
+    "lora": (LORA, {"backbone": jax.eval_shape(lambda: lora.init(world_shapes_of_ones(), 4, 2.0, jax.random.key(0)))}),
+}
+
+
+def world_shapes_of_ones() -> dict:
+    return jax.tree.map(lambda a: jnp.ones(a.shape), world_shapes(WorldConfig(BACKBONE)))["backbone"]
+
+
+def random_tree(shapes: dict) -> dict:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_export_then_import_is_the_identity(name):
+    rows, shapes = TREES[name]
+    tree = random_tree(shapes)
+    tensors = dict(save(rows, tree))
+    back, _ = load(rows, tensors, shapes)
+    jax.tree.map(np.testing.assert_array_equal, tree, back)
+    again = dict(save(rows, back))
+    assert tensors.keys() == again.keys()
+    assert all(tensors[k].tobytes() == again[k].tobytes() for k in tensors)
+
+
+def test_keys_must_fit_exactly():
+    rows, shapes = TREES["world"]
+    tensors = dict(save(rows, random_tree(shapes)))
+    head = tensors.pop("head.head.weight")
+    tensors["heads.head.weight"] = head
+    tensors["blocks.2.ffn.0.bias"] = np.zeros(3, np.float32)
+    with pytest.raises(InputError) as error:
+        load(rows, tensors, shapes)
+    for word in ("1 missing: head.head.weight", "1 unexpected: heads.head.weight", "wrong shape"):
+        assert word in str(error.value)
+
+
+def test_vae_keys_are_the_released_ones():
+    from golden_keys import VAE_KEYS
+
+    names = dict(save(vae.VAE, jax.tree.map(lambda a: np.zeros(a.shape, np.int8), vae_shapes(VAEConfig()))))
+    assert len(names) == 194
+    assert names.keys() >= VAE_KEYS
+
+
+def test_model_folders_round_trip(tmp_path):
+    model = new_model(SMALL, seed=0)
+    model.lora = lora.init(model.world_params["backbone"], 4, 2.0, jax.random.key(1))
+    again = load_model(save_model(model, tmp_path / "model"))
+    assert again.world == model.world
+    assert again.vae == model.vae
+    assert again.text == model.text
+    for part in ("world_params", "vae_params", "text_params", "lora"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(model, part), getattr(again, part))
+    assert json.loads((tmp_path / "model/transformer/config.json").read_text())["dim"] == 24
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda f: (f / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"xx"), "damaged"),
+        (lambda f: (f / "vae/Wan2.1_VAE.safetensors").unlink(), "is missing"),
+        (lambda f: (f / "transformer/diffusion_pytorch_model.safetensors").unlink(), "python -m converters import"),
+        (lambda f: (f / "transformer/config.json").write_text("{"), "not JSON"),
+        (lambda f: edit(f / "transformer/config.json", dim=48), "wrong shape"),
+    ],
+)
+def test_broken_model_folders(tmp_path, damage, says):
+    folder = save_model(new_model(SMALL, seed=0), tmp_path / "model")
+    damage(folder)
+    with pytest.raises(InputError, match=says):
+        load_model(folder)
+
+
+def edit(path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))

@@ -1,0 +1,210 @@
+"""Stages train what they should and nothing else; configs are checked; a killed run loses nothing."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from converters.folder import world_shapes
+from mwjax.config import load_config
+from mwjax.errors import InputError
+from mwjax.models import lora, world_model
+from mwjax.models.dit import DiTConfig
+from mwjax.models.vae import VAE, VAEConfig
+from mwjax.models.variants import VARIANTS
+from mwjax.models.world_model import WorldConfig
+from mwjax.training.checkpoint import Checkpoints
+from mwjax.training.loop import TRAINABLE, Stage, train
+from mwjax.training.metrics import Metrics
+from mwjax.training.objectives import flow_objective, stratified_indices, vae_objective
+from mwjax.training.optim import adamw
+from mwjax.training.state import combine, make_step, new_state, partition
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+CONFIG = WorldConfig(DiTConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=4, text_dim=16, text_len=8, freq_dim=32), "controlnet", 16)
+OPTIMIZER = adamw(lambda step: 1e-3, weight_decay=0.1, clip=1.0)
+
+
+def batch(seed: int = 0) -> dict:
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
+    return {"mean": draw(2, 2, 4, 6, 16), "logvar": draw(2, 2, 4, 6, 16) - 5, "text": draw(2, 8, 16), "keyboard": draw(2, 5, 7), "mouse": draw(2, 5, 2)}
+
+
+def variables(adapters: bool = True) -> dict:
+    params = world_model.copy_base_into_control(world_model.init(CONFIG, jax.random.key(0)))
+    tree = {"params": params}
+    if adapters:
+        tree["lora"] = {"backbone": lora.init(params["backbone"], 4, 2.0, jax.random.key(1))}
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("stage", "prefixes"),
+    [("lora", ("lora/backbone/",)), ("action", ("params/action_encoder/", "params/controlnet/")), ("base", ("params/backbone/",))],
+)
+def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
+    trainable, frozen = partition(variables(stage != "base"), TRAINABLE[stage])
+    assert trainable
+    assert all(path.startswith(prefixes) for path in trainable)
+    assert not any(path.startswith(prefixes) and not path.endswith("alpha") for path in frozen)
+    state = new_state(trainable, OPTIMIZER)
+    moments = sum(a.size for a in jax.tree.leaves(state.optimizer) if a.ndim)
+    assert moments == 2 * sum(a.size for a in trainable.values())
+    before = jax.tree.map(np.asarray, trainable)
+    step = make_step(flow_objective(CONFIG, motion=0.2), OPTIMIZER, 0)
+    for i in range(2):
+        state, metrics = step(state, frozen, batch(i))
+    assert np.isfinite(float(metrics["loss"]))
+    changed = [path for path in before if np.abs(before[path] - np.asarray(state.trainable[path])).max() > 0]
+    assert len(changed) > 0.4 * len(before)
+    assert jax.tree.structure(combine(state.trainable, frozen)) == jax.tree.structure(variables(stage != "base"))
+
+
+def test_the_vae_stage_trains():
+    cfg = VAEConfig(4, (1, 1, 2, 2), 1)
+    params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    trainable, frozen = partition({"params": params}, TRAINABLE["vae"])
+    state, step = new_state(trainable, OPTIMIZER), make_step(vae_objective(cfg, kl_weight=1e-4), OPTIMIZER, 0)
+    video = {"video": np.random.default_rng(0).integers(0, 255, (1, 5, 16, 16, 3)).astype(np.uint8)}
+    losses = []
+    for _ in range(10):
+        state, metrics = step(state, frozen, video)
+        losses.append(float(metrics["mse"]))
+    assert losses[-1] < losses[0]
+
+
+def test_timesteps_are_stratified():
+    indices = np.asarray(stratified_indices(jax.random.key(0), 8))
+    np.testing.assert_array_equal(indices // 125, np.arange(8))
+
+
+def test_full_size_state_under_eval_shape():
+    """The released recipe's model and training state, without allocating them."""
+    config = load_config(str(ROOT / "configs/t2w_controlnet.py"))
+    cfg = VARIANTS["1.3B"].world(config.control.kind)
+    assert cfg.action_dim == config.control.action_dim
+
+    def start():
+        params = world_model.init(cfg, jax.random.key(0))
+        tree = {"params": params, "lora": {"backbone": lora.init(params["backbone"], 128, 64.0, jax.random.key(0))}}
+        trainable, frozen = partition(tree, TRAINABLE["action"])
+        return new_state(trainable, OPTIMIZER), frozen
+
+    state, frozen = jax.eval_shape(start)
+    size = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
+    assert 0.7e9 < size(state.trainable) < 0.75e9
+    assert size(frozen) > 1.4e9
+    assert size(world_shapes(cfg)) + 306 + 0 <= size(state.trainable) + size(frozen)
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path):
+    state = new_state({"params/a": jnp.zeros((2, 3))}, OPTIMIZER)
+    checkpoints = Checkpoints(tmp_path, every=1)
+    checkpoints.save(1, state, {"next": 1})
+    checkpoints.close()
+    other = Checkpoints(tmp_path, every=1)
+    with pytest.raises(InputError, match="another model"):
+        other.restore(new_state({"params/a": jnp.zeros((4, 3))}, OPTIMIZER))
+    restored, data = other.restore(state)
+    assert data == {"next": 1}
+    other.close()
+    assert restored.trainable["params/a"].shape == (2, 3)
+
+
+def test_metrics_survive_a_restart(tmp_path):
+    first = Metrics(tmp_path, resume_step=0)
+    for step in (1, 2, 3):
+        first.add(step, {"loss": 1.0 / step})
+    first.close()
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("4,0.")  # cut off by a kill, at a step that will come again
+        file.write("x")
+    second = Metrics(tmp_path, resume_step=2)
+    second.add(3, {"loss": 0.5})
+    assert second.close().exists()
+    assert [row["step"] for row in second.rows] == [1, 2, 3]
+    assert (tmp_path / "metrics.csv").read_text().count("\n") == 4
+
+
+def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
+    class Batches:
+        def __next__(self):
+            return {"x": np.float32(np.nan)}
+
+        def get_state(self):
+            return {}
+
+    stage = Stage("base", steps=3, batch=1, lr=1.0, log_every=1)
+    tree = {"params": {"backbone": {"w": jnp.ones(())}}}
+    with pytest.raises(InputError, match="loss of stage base is nan at step 1"):
+        train(stage, tree, lambda v, b, r: (v["params"]["backbone"]["w"] * b["x"], {}), Batches(), folder=tmp_path, seed=0)
+
+
+def command(*arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "mwjax.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--config", "configs/nothing.py"], "not a file"),
+        (["--config", "tests/small_config.py", "--config.sampling.stepz=3"], "did you mean steps?"),
+        (["--config", "tests/small_config.py", "--config.seed=abc"], "seed"),
+        (["--config", "tests/small_config.py", "--config.framing.height=33"], "height 33 is not a multiple of 16"),
+        (["--config", "tests/small_config.py", "--config.model=nowhere"], "nowhere"),
+        (["--config", "tests/small_config.py", "--config.dataset=nowhere"], "not a folder"),
+        (["--config", "configs/t2w_controlnet.py", "--config.dataset=tests"], "python -m converters import"),
+        (["--config", "tests/small_config.py", "--frobnicate"], "frobnicate"),
+    ],
+)
+def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path):
+    out = command(*arguments, env=os.environ | {"MWJAX_TEST_OUT": str(tmp_path / "run")})
+    assert out.returncode == 2, out.stderr
+    assert says in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
+    """Run the small job; kill it hard after each of `kills` seconds and start it again."""
+    environment = os.environ | {"MWJAX_TEST_OUT": str(out), "JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    for delay in [*kills, None]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mwjax.train", "--config", "tests/small_config.py"], cwd=ROOT, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        if delay is None:
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, output
+            return
+        time.sleep(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
+    began = time.time()
+    run_until_done(tmp_path / "whole", kills=[])
+    length = time.time() - began
+    rng = random.Random(0)
+    run_until_done(tmp_path / "killed", kills=[rng.uniform(0.15, 0.9) * length for _ in range(5)])
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    files = sorted(p.relative_to(whole) for folder in ("model", "samples", "dataset", "latents") for p in (whole / folder).rglob("*") if p.is_file())
+    assert len(files) > 20
+    for name in files:
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert not list(killed.rglob("*.part"))
+    for stage in ("lora", "action"):
+        rows = [(whole / stage / "metrics.csv").read_text(), (killed / stage / "metrics.csv").read_text()]
+        losses = [[line.split(",")[1] for line in text.splitlines()] for text in rows]
+        assert losses[0] == losses[1]
