@@ -12,6 +12,7 @@ def _blocks(theirs: str, ours: str) -> tuple[Row, ...]:
         (theirs + ".modulation", ours + "/modulation", "modulation"),
         (theirs + ".{part}_attn.norm_q", ours + "/{part}_attn/norm_q", "norm"),
         (theirs + ".{part}_attn.norm_k", ours + "/{part}_attn/norm_k", "norm"),
+        (theirs + ".{part}_attn.norm_k_img", ours + "/{part}_attn/norm_k_img", "norm"),
         (theirs + ".{part}_attn.{name}", ours + "/{part}_attn/{name}", "linear"),
         (theirs + ".norm3", ours + "/norm3", "norm"),
         (theirs + ".ffn.0", ours + "/ffn/dense_0", "linear"),
@@ -24,6 +25,10 @@ BACKBONE: tuple[Row, ...] = (
     ("time_projection.1", "backbone/time_projection", "linear"),
     ("{part}_embedding.0", "backbone/{part}_embedding/dense_0", "linear"),
     ("{part}_embedding.2", "backbone/{part}_embedding/dense_1", "linear"),
+    ("img_emb.proj.0", "backbone/image_embedding/norm_in", "norm"),
+    ("img_emb.proj.1", "backbone/image_embedding/mlp/dense_0", "linear"),
+    ("img_emb.proj.3", "backbone/image_embedding/mlp/dense_1", "linear"),
+    ("img_emb.proj.4", "backbone/image_embedding/norm_out", "norm"),
     *_blocks("blocks.{layer}", "backbone/blocks"),
     ("head.modulation", "backbone/head_modulation", "modulation"),
     ("head.head", "backbone/head", "linear"),
@@ -46,6 +51,7 @@ def config_from_json(config: Mapping, *, control: str = "none") -> WorldConfig:
         dim=config["dim"], ffn_dim=config["ffn_dim"], num_heads=config["num_heads"], num_layers=config["num_layers"],
         in_dim=config.get("in_dim", 16), out_dim=config.get("out_dim", 16), text_dim=config.get("text_dim", 4096),
         text_len=config.get("text_len", 512), freq_dim=config.get("freq_dim", 256), eps=config.get("eps", 1e-6),
+        image_dim=config.get("image_dim", 1280) if config.get("model_type") == "i2v" else 0,
     )  # fmt: skip
     return WorldConfig(backbone, control=control, action_dim=config.get("action_dim", 1536))
 
@@ -54,8 +60,9 @@ def config_to_json(cfg: WorldConfig) -> dict:
     """The original's constructor arguments for our sizes."""
     b = cfg.backbone
     out = {
-        "model_type": "t2v", "patch_size": [1, b.patch, b.patch], "dim": b.dim, "ffn_dim": b.ffn_dim, "num_heads": b.num_heads, "num_layers": b.num_layers,
+        "model_type": "i2v" if b.image_dim else "t2v", "patch_size": [1, b.patch, b.patch], "dim": b.dim, "ffn_dim": b.ffn_dim, "num_heads": b.num_heads, "num_layers": b.num_layers,
         "in_dim": b.in_dim, "out_dim": b.out_dim, "text_dim": b.text_dim, "text_len": b.text_len, "freq_dim": b.freq_dim,
         "qk_norm": True, "cross_attn_norm": True, "eps": b.eps,
     }  # fmt: skip
+    out |= {"image_dim": b.image_dim} if b.image_dim not in (0, 1280) else {}
     return out if cfg.control == "none" else out | {"action_dim": cfg.action_dim, "mouse_dim": 2, "keyboard_dim": 7}

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 
+from mwjax.data.captions import caption_model, recaption
 from mwjax.errors import InputError, command
 from mwjax.worlds.policy import POLICIES
 from mwjax.worlds.recorder import Recording, record
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[96, 160], metavar=("HEIGHT", "WIDTH"), help="192x320 divided by a whole number")
     parser.add_argument("--policy", choices=list(POLICIES), default="hold", help="hold: the paper's; random: per frame, as GameFactory")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--captioner", default="", help='vision-language model that describes the clips, such as openbmb/MiniCPM-V-2_6 (needs the extra "caption")')
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     if args.frames % 4 != 1:
@@ -28,7 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     if min(args.size) < 1 or 192 % args.size[0] or args.size[0] * 320 != args.size[1] * 192:
         raise InputError(f"--size {args.size[0]} {args.size[1]} must be 192 320 divided by a whole number, such as 96 160")
     plan = Recording(levels=tuple(args.levels), scenes=args.scenes, clips=args.clips, frames=args.frames, size=tuple(args.size), seed=args.seed, policy=args.policy)
+    captioner = caption_model(args.captioner) if args.captioner else None
     counts = record(plan, args.out, workers=args.workers)
+    if captioner:
+        recaption(pathlib.Path(args.out), captioner)
     print(", ".join(f"{value} {name}" for name, value in counts.items()))
     print(f"wrote {pathlib.Path(args.out)}")
 

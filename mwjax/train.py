@@ -10,6 +10,7 @@ import pathlib
 import time
 
 import jax
+from tqdm import tqdm
 
 from converters import folder as model_folder
 from mwjax.config import build, load_config
@@ -98,19 +99,22 @@ def finish(stage: Stage, model: model_folder.Model, variables: dict) -> model_fo
     return dataclasses.replace(model, world_params=variables["params"], lora=adapters)
 
 
-def show(job: Job, model: model_folder.Model, prompts: list[str]) -> list[pathlib.Path]:
+def show(job: Job, model: model_folder.Model, prompts: list[str], group: int = 4) -> list[pathlib.Path]:
     """Sample one video per showcase schedule and write them with the keys drawn on."""
     schedules = showcase(job.framing.frames)
-    chosen = [prompts[i % len(prompts)] for i in range(len(schedules))]
     variables = {**model.variables}
     if model.lora:
         variables["lora"] = {"backbone": lora.scaled(model.lora, job.lora_scale)}
-    videos = generate(model, job.sampling, chosen, schedules, height=job.framing.height, width=job.framing.width, seeds=list(range(len(schedules))), variables=variables)
-    paths = []
     factor = max(1, 384 // job.framing.height)
-    for name, video, (keyboard, mouse) in zip(SHOWCASE, videos, schedules, strict=True):
-        paths.append(job.out / "samples" / f"{name}.mp4")
-        write_video(paths[-1], draw_hud(enlarge(video, factor), keyboard, mouse), fps=job.recording.fps if job.recording else 16)
+    paths = [job.out / "samples" / f"{name}.mp4" for name in SHOWCASE]
+    for start in tqdm(range(0, len(schedules), group), desc="sampling", unit="batch"):
+        part = range(start, min(start + group, len(schedules)))
+        videos = generate(
+            model, job.sampling, [prompts[i % len(prompts)] for i in part], [schedules[i] for i in part], height=job.framing.height, width=job.framing.width,
+            seeds=[job.seed + i for i in part], variables=variables,
+        )  # fmt: skip
+        for i, video in zip(part, videos, strict=True):
+            write_video(paths[i], draw_hud(enlarge(video, factor), *schedules[i]), fps=job.recording.fps if job.recording else 16)
     return paths
 
 
@@ -154,7 +158,6 @@ def main(argv: list[str] | None = None) -> None:
 
     wrote["model"] = model_folder.save_model(model, job.out / "model")
     if job.stages[-1].name != "vae":
-        print("sampling …", flush=True)
         wrote["videos"] = ", ".join(map(str, show(job, model, prompts)))
     print(f"done in {(time.time() - began) / 60:.1f} minutes; wrote")
     for name, path in wrote.items():

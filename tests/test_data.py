@@ -199,3 +199,18 @@ def test_shorter_clips(tmp_path):
     batch = next(loader)
     assert batch["mean"].shape[1] == 2
     assert batch["keyboard"].shape[1] == batch["mouse"].shape[1] == 5
+
+
+def test_a_caption_model_sees_frames_and_replaces_captions(tmp_path):
+    from mwjax.data.captions import recaption
+
+    asked = []
+
+    def model(text, **options):
+        asked.append(text[0]["content"])
+        return [{"generated_text": " The video\n shows dots. "}]
+
+    root = make_dataset(tmp_path, scenes=1)
+    recaption(root, model)
+    assert [clip.prompt for clip in read_table(root)] == ["The video shows dots."] * 2
+    assert [part["type"] for part in asked[0]] == ["image"] * 8 + ["text"]

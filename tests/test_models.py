@@ -21,6 +21,7 @@ SMALL = DiTConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=4, text_dim=16, te
 
 def test_released_parameter_counts():
     assert parameter_count(world_shapes(T2W.world("none"))) == 1_418_996_800
+    assert parameter_count(world_shapes(VARIANTS["14B"].world("none"))) == 16_394_878_784
     assert parameter_count(text_shapes(T2W.text)) == 5_680_910_336
     assert parameter_count(vae_shapes(T2W.vae)) == 126_892_531
     assert 2.15e9 < parameter_count(world_shapes(T2W.world("controlnet"))) < 2.17e9

@@ -1,7 +1,16 @@
 """Captions of recorded clips: from what the game knows, or from a vision-language model (extra `caption`)."""
 
-import numpy as np
+import csv
+import os
+import pathlib
+from collections.abc import Callable
 
+import numpy as np
+from tqdm import tqdm
+
+from mwjax.data.clips import TABLES, read_table
+from mwjax.data.video import read_video
+from mwjax.errors import InputError
 from mwjax.worlds.world import Action
 
 PROMPT = "Describe the scenery and objects in the game video."
@@ -21,12 +30,37 @@ def caption(words: str, actions: list[Action]) -> str:
     return f"{words[0].upper()}{words[1:]}, {' and '.join(done) or 'standing still'}."
 
 
-def describe(frames: np.ndarray, *, model: str = "openbmb/MiniCPM-V-2_6", count: int = 8) -> str:
-    """Describe uint8 frames [f, h, w, 3] with a vision-language model from the Hugging Face hub (needs the extra `caption`)."""
+def describe(frames: np.ndarray, model: Callable, *, count: int = 8) -> str:
+    """Describe uint8 frames [f, h, w, 3] with an "image-text-to-text" pipeline of transformers, shown `count` of them."""
     from PIL import Image
-    from transformers import pipeline
 
     picks = np.linspace(0, len(frames) - 1, count).astype(int)
     content = [{"type": "image", "image": Image.fromarray(frames[i])} for i in picks] + [{"type": "text", "text": PROMPT}]
-    reply = pipeline("image-text-to-text", model=model, trust_remote_code=True)(text=[{"role": "user", "content": content}], max_new_tokens=160, return_full_text=False)
+    reply = model(text=[{"role": "user", "content": content}], max_new_tokens=160, return_full_text=False)
     return " ".join(reply[0]["generated_text"].split())
+
+
+def caption_model(name: str) -> Callable:
+    """A vision-language model from the Hugging Face hub, or an InputError if PyTorch is not there to run it."""
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        raise InputError('a caption model needs PyTorch; run: pip install -e ".[caption]"') from None
+    from transformers import pipeline
+
+    return pipeline("image-text-to-text", model=name, trust_remote_code=True)
+
+
+def recaption(folder: pathlib.Path, model: Callable) -> None:
+    """Replace the captions of a recorded dataset by a model's; the table changes as a whole at the end."""
+    table = folder / TABLES[0]
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row, clip in zip(tqdm(rows, desc="captioning", unit="clip"), read_table(folder), strict=True):
+        row["prompt"] = describe(read_video(clip.video, clip.start, clip.end + 1), model)
+    part = table.with_name(table.name + ".part")
+    with part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(part, table)

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from mwjax.models.dit import Branch, DiTConfig, TextKV, init_blocks, stacked_text_kv
+from mwjax.models.dit import Branch, ContextKV, DiTConfig, init_blocks, stacked_context_kv
 from mwjax.models.layers import Dense, stacked_init
 from mwjax.types import Array, Float
 
@@ -31,17 +31,17 @@ class ControlNet(nn.Module):
         self._project = Dense(cfg.dim, kernel_init=nn.initializers.zeros, parent=None)
         self.after_proj = self.param("after_proj", stacked_init(self._project, count, jax.numpy.zeros((1, cfg.dim))))
 
-    def prepare(self, actions: Float[Array, "b t a"], embedded_text: Float[Array, "b s d"]) -> tuple[Array, TextKV]:
+    def prepare(self, actions: Float[Array, "b t a"], embedded_text: Float[Array, "b s d"]) -> tuple[Array, ContextKV]:
         """What does not change over steps: the projected action features [b, t, 1, d] and the blocks' text keys and values."""
-        return self.before_proj(actions)[:, :, None], stacked_text_kv(self.config, {"params": self.blocks}, embedded_text)
+        return self.before_proj(actions)[:, :, None], stacked_context_kv(self.config, {"params": self.blocks}, embedded_text)
 
-    def branch(self, prepared: tuple[Array, TextKV], scale: float | Array = 1.0) -> Branch:
-        first, text_kv = prepared
+    def branch(self, prepared: tuple[Array, ContextKV], scale: float | Array = 1.0) -> Branch:
+        first, context_kv = prepared
         project = self._project
 
-        def step(params, tokens, text_kv, run):
-            tokens = run({"params": params[0]}, tokens, text_kv)
+        def step(params, tokens, context_kv, run):
+            tokens = run({"params": params[0]}, tokens, context_kv)
             return tokens, project.apply({"params": params[1]}, tokens)
 
         start = lambda x: x + first.astype(x.dtype)
-        return Branch(start=start, step=step, params=(self.blocks, self.after_proj), text_kv=text_kv, every=EVERY, scale=scale)
+        return Branch(start=start, step=step, params=(self.blocks, self.after_proj), context_kv=context_kv, every=EVERY, scale=scale)

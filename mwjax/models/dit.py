@@ -1,4 +1,4 @@
-"""The Wan2.1 diffusion transformer (text to video): velocity of noisy latents given text. Source: Wan2.1 `wan/modules/model.py`.
+"""The Wan2.1 diffusion transformer: velocity of noisy latents given text and, optionally, an image. Source: Wan2.1 `wan/modules/model.py`.
 
 Tokens are [b, t, h·w, d]: what is constant per latent frame (modulation, action features) is broadcast, never repeated.
 The blocks' parameters are stacked and scanned over, so compile time does not grow with depth.
@@ -32,30 +32,33 @@ class DiTConfig:
     text_dim: int = 4096
     text_len: int = 512
     freq_dim: int = 256
+    image_dim: int = 0  # width of image tokens; 0: no image conditioning
     patch: int = 2
     eps: float = 1e-6
     remat: bool = False  # recompute each block in the backward pass
 
 
-class TextKV(NamedTuple):
-    """Keys and values of the text, computed once per prompt. [b, s, n, k]; stacked over blocks: [blocks, b, s, n, k]."""
+class ContextKV(NamedTuple):
+    """Keys and values of text and image, computed once per prompt. [b, s, n, k]; stacked over blocks: [blocks, b, s, n, k]."""
 
     k: Array
     v: Array
+    k_img: Array | None = None
+    v_img: Array | None = None
 
 
 class Branch(NamedTuple):
     """A side branch run in step with the blocks: one of its blocks per `every` base blocks.
 
-    start(x) gives its tokens from the embedded tokens; step(params, tokens, text_kv, run) advances it by one block and
-    gives a residual for the output of the first base block of each group. `run(block_params, tokens, text_kv)` applies a
-    base-type block. params and text_kv are stacked over the branch's blocks.
+    start(x) gives its tokens from the embedded tokens; step(params, tokens, context_kv, run) advances it by one block and
+    gives a residual for the output of the first base block of each group. `run(block_params, tokens, context_kv)` applies a
+    base-type block. params and context_kv are stacked over the branch's blocks.
     """
 
     start: Callable[[Array], Array]
-    step: Callable[[Any, Array, TextKV, Callable], tuple[Array, Array]]
+    step: Callable[[Any, Array, ContextKV, Callable], tuple[Array, Array]]
     params: Any
-    text_kv: TextKV
+    context_kv: ContextKV
     every: int
     scale: float | Array
 
@@ -75,7 +78,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention to text; keys and values come from `kv`, once per prompt. Padding is attended to, as in the original."""
+    """Attention to text and image, summed; keys and values come from `kv`, once per prompt. The text's padding is attended to, as in the original."""
 
     config: DiTConfig
 
@@ -83,14 +86,32 @@ class CrossAttention(nn.Module):
         cfg = self.config
         self.q, self.k, self.v, self.o = (Dense(cfg.dim) for _ in range(4))
         self.norm_q, self.norm_k = RMSNorm(cfg.eps), RMSNorm(cfg.eps)
+        if cfg.image_dim:
+            self.k_img, self.v_img, self.norm_k_img = Dense(cfg.dim), Dense(cfg.dim), RMSNorm(cfg.eps)
 
-    def kv(self, text: Float[Array, "b s d"]) -> TextKV:
-        heads = "b s (n k) -> b s n k"
-        return TextKV(*(rearrange(a, heads, n=self.config.num_heads) for a in (self.norm_k(self.k(text)), self.v(text))))
+    def kv(self, text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None = None) -> ContextKV:
+        pairs = [self.norm_k(self.k(text)), self.v(text)]
+        if self.config.image_dim:
+            pairs += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
+        return ContextKV(*(rearrange(a, "b s (n k) -> b s n k", n=self.config.num_heads) for a in pairs))
 
-    def __call__(self, x: Float[Array, "b l d"], text_kv: TextKV) -> Float[Array, "b l d"]:
+    def __call__(self, x: Float[Array, "b l d"], kv: ContextKV) -> Float[Array, "b l d"]:
         q = rearrange(self.norm_q(self.q(x)), "b l (n k) -> b l n k", n=self.config.num_heads)
-        return self.o(rearrange(attention(q, *text_kv), "b l n k -> b l (n k)"))
+        y = attention(q, kv.k, kv.v)
+        if kv.k_img is not None:
+            y = y + attention(q, kv.k_img, kv.v_img)
+        return self.o(rearrange(y, "b l n k -> b l (n k)"))
+
+
+class ImageEmbedding(nn.Module):
+    """Image tokens to the model's width: norm, two layers, norm."""
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "b i c"]) -> Float[Array, "b i d"]:
+        x = MLP(image.shape[-1], self.config.dim, name="mlp")(LayerNorm(1e-5, name="norm_in")(image))
+        return LayerNorm(1e-5, name="norm_out")(x)
 
 
 class Block(nn.Module):
@@ -105,26 +126,26 @@ class Block(nn.Module):
         self.norm3 = LayerNorm(cfg.eps)
         self.ffn = MLP(cfg.ffn_dim, cfg.dim, "gelu_tanh")
 
-    def text_kv(self, text: Float[Array, "b s d"]) -> TextKV:
-        return self.cross_attn.kv(text)
+    def context_kv(self, text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None = None) -> ContextKV:
+        return self.cross_attn.kv(text, image)
 
-    def __call__(self, x: Float[Array, "b t p d"], time: Float[Array, "b #t 6 d"], text_kv: TextKV, table) -> Float[Array, "b t p d"]:
+    def __call__(self, x: Float[Array, "b t p d"], time: Float[Array, "b #t 6 d"], context_kv: ContextKV, table) -> Float[Array, "b t p d"]:
         shape, flat = x.shape, (x.shape[0], -1, x.shape[-1])
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation.astype(jnp.float32)[None, None] + time, 6, 2)
         y = (layer_norm(x, self.config.eps) * (1 + scale1) + shift1).astype(x.dtype)
         y = self.self_attn(y.reshape(flat), table).reshape(shape)
         x = (x + y * gate1).astype(x.dtype)
-        x = x + self.cross_attn(self.norm3(x).reshape(flat), text_kv).reshape(shape)
+        x = x + self.cross_attn(self.norm3(x).reshape(flat), context_kv).reshape(shape)
         y = (layer_norm(x, self.config.eps) * (1 + scale2) + shift2).astype(x.dtype)
         return (x + self.ffn(y) * gate2).astype(x.dtype)
 
     def init_all(self, text, x, time, table):
         """Touch every parameter once, for initialisation."""
-        return self(x, time, self.text_kv(text), table)
+        return self(x, time, self.context_kv(text, text), table)
 
 
 class Backbone(nn.Module):
-    """Patch embedding, blocks, head. Call `text_kv` once per prompt and the module itself at every step."""
+    """Patch embedding, blocks, head. Call `context_kv` once per prompt and the module itself at every step."""
 
     config: DiTConfig
 
@@ -134,6 +155,8 @@ class Backbone(nn.Module):
         self.text_embedding = MLP(cfg.dim, cfg.dim, "gelu_tanh")
         self.time_embedding = MLP(cfg.dim, cfg.dim, "silu")
         self.time_projection = Dense(6 * cfg.dim)
+        if cfg.image_dim:
+            self.image_embedding = ImageEmbedding(cfg)
         self.blocks = self.param("blocks", init_blocks(cfg, cfg.num_layers))
         self.head_modulation = self.param("head_modulation", nn.initializers.normal(cfg.dim**-0.5), (2, cfg.dim))
         self.head = Dense(cfg.out_dim * cfg.patch**2, kernel_init=nn.initializers.zeros)
@@ -149,12 +172,16 @@ class Backbone(nn.Module):
             raise ValueError(f"text has {text.shape[1]} tokens, the model takes {self.config.text_len}")
         return self.text_embedding(jnp.pad(text, ((0, 0), (0, missing), (0, 0))))
 
-    def text_kv(self, embedded: Float[Array, "b s d"]) -> TextKV:
-        """Keys and values of every block, stacked."""
-        return stacked_text_kv(self.config, self._block_variables(), embedded)
+    def embed_image(self, image: Float[Array, "b i c"]) -> Float[Array, "b i d"]:
+        """Image encoder outputs to the model's width."""
+        return self.image_embedding(image)
+
+    def context_kv(self, text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None = None) -> ContextKV:
+        """Keys and values of every block, stacked, from embedded text and image."""
+        return stacked_context_kv(self.config, self._block_variables(), text, image)
 
     def __call__(
-        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], text_kv: TextKV, branch: Branch | None = None
+        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], context_kv: ContextKV, branch: Branch | None = None
     ) -> tuple[Float[Array, "b t h w o"], dict]:
         """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: `time_projection`, the branch's `residuals`."""
         cfg = self.config
@@ -170,26 +197,26 @@ class Backbone(nn.Module):
 
         block = Block(cfg, parent=None)
 
-        def run(variables, x, text_kv):
-            return block.apply(variables, x, time, text_kv, table)
+        def run(variables, x, context_kv):
+            return block.apply(variables, x, time, context_kv, table)
 
         run = jax.checkpoint(run) if cfg.remat else run
         variables = self._block_variables()
         if branch is None:
-            x, residuals = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (variables, text_kv))
+            x, residuals = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (variables, context_kv))
         else:
             def group(carry, layers):
                 x, side = carry
-                (variables, text_kv), side_params, side_kv = layers
+                (variables, context_kv), side_params, side_kv = layers
                 side, residual = branch.step(side_params, side, side_kv, run)
                 for i in range(branch.every):
-                    x = run(*(jax.tree.map(lambda a, i=i: a[i], part) for part in (variables,)), x, jax.tree.map(lambda a, i=i: a[i], text_kv))
+                    x = run(*(jax.tree.map(lambda a, i=i: a[i], part) for part in (variables,)), x, jax.tree.map(lambda a, i=i: a[i], context_kv))
                     if i == 0:
                         x = x + (residual * branch.scale).astype(dtype)
                 return (x, side), residual
 
-            grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), (variables, text_kv))
-            (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.text_kv))
+            grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), (variables, context_kv))
+            (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.context_kv))
 
         shift, scale = jnp.split(self.head_modulation.astype(jnp.float32)[None] + embedded_time[:, None], 2, 1)
         x = self.head((layer_norm(x, cfg.eps) * (1 + scale[:, None]) + shift[:, None]).astype(dtype))
@@ -204,7 +231,7 @@ def init_blocks(cfg: DiTConfig, length: int) -> Callable:
     return stacked_init(Block(cfg, parent=None), length, *example, method="init_all")
 
 
-def stacked_text_kv(cfg: DiTConfig, variables: dict, embedded: Float[Array, "b s d"]) -> TextKV:
-    """Text keys and values of stacked blocks, one after the other."""
+def stacked_context_kv(cfg: DiTConfig, variables: dict, text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None = None) -> ContextKV:
+    """Text (and image) keys and values of stacked blocks, one after the other."""
     block = Block(cfg, parent=None)
-    return jax.lax.map(lambda v: block.apply(v, embedded, method="text_kv"), variables)
+    return jax.lax.map(lambda v: block.apply(v, text, image, method="context_kv"), variables)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from mwjax.models.action import ActionEncoder
 from mwjax.models.controlnet import EVERY, ControlNet
-from mwjax.models.dit import Backbone, DiTConfig, TextKV
+from mwjax.models.dit import Backbone, ContextKV, DiTConfig
 from mwjax.types import Array, Float
 
 
@@ -23,10 +23,11 @@ class WorldConfig:
 
 
 class Condition(NamedTuple):
-    """Everything about text and actions that does not change from one denoising step to the next."""
+    """Everything about text, image and actions that does not change from one denoising step to the next."""
 
-    text_kv: TextKV
+    context_kv: ContextKV
     control: Any = None  # (first residual tokens, text keys and values) of the control branch
+    channels: Array | None = None  # [b, t, h, w, c] beside the noisy latents: mask and latents of the first frame
 
 
 class WorldModel(nn.Module):
@@ -46,30 +47,39 @@ class WorldModel(nn.Module):
     def action_features(self, keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"]) -> Float[Array, "b t a"]:
         return self.action_encoder(keyboard, mouse)
 
-    def condition(self, text: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"] | None = None, mouse: Float[Array, "b f 2"] | None = None) -> Condition:
-        """text: text encoder outputs, zeros after each prompt's end. keyboard, mouse: one row a frame, row 0 empty."""
+    def condition(
+        self, text: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"] | None = None, mouse: Float[Array, "b f 2"] | None = None,
+        image: Float[Array, "b i e"] | None = None, channels: Float[Array, "b t h w m"] | None = None,
+    ) -> Condition:  # fmt: skip
+        """text: text encoder outputs, zeros after each prompt's end. keyboard, mouse: one row a frame, row 0 empty.
+
+        image, channels: image encoder outputs and the channels beside the latents, of an image-conditioned model.
+        """
         embedded = self.backbone.embed_text(text)
+        image = self.backbone.embed_image(image) if self.config.backbone.image_dim else None
         control = None
         if self.config.control == "controlnet":
             control = self.controlnet.prepare(self.action_features(keyboard, mouse), embedded)
-        return Condition(self.backbone.text_kv(embedded), control)
+        return Condition(self.backbone.context_kv(embedded, image), control, channels)
 
     def __call__(
         self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], condition: Condition, control_scale: float | Array = 1.0
     ) -> tuple[Float[Array, "b t h w o"], dict]:
+        if condition.channels is not None:
+            latents = jnp.concatenate([latents, condition.channels.astype(latents.dtype)], -1)
         branch = None if condition.control is None else self.controlnet.branch(condition.control, control_scale)
-        return self.backbone(latents, timesteps, condition.text_kv, branch)
+        return self.backbone(latents, timesteps, condition.context_kv, branch)
 
-    def init_all(self, latents, timesteps, text, keyboard, mouse):
+    def init_all(self, latents, timesteps, text, keyboard, mouse, image):
         """Touch every parameter once, for initialisation."""
-        return self(latents, timesteps, self.condition(text, keyboard, mouse))
+        return self(latents, timesteps, self.condition(text, keyboard, mouse, image))
 
 
 def example_inputs(cfg: WorldConfig) -> tuple:
     """The smallest inputs that touch every parameter."""
     side = cfg.backbone.patch
     return (jnp.zeros((1, 1, side, side, cfg.backbone.in_dim)), jnp.zeros((1,)), jnp.zeros((1, 1, cfg.backbone.text_dim)),
-            jnp.zeros((1, 1, 7)), jnp.zeros((1, 1, 2)))  # fmt: skip
+            jnp.zeros((1, 1, 7)), jnp.zeros((1, 1, 2)), jnp.zeros((1, 1, cfg.backbone.image_dim)))  # fmt: skip
 
 
 def init(cfg: WorldConfig, rng: jax.Array) -> dict:

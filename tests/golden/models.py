@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cases import Case
+from cases import Case, last
 from converters import dit, text, vae
 from converters.folder import text_shapes, vae_shapes, world_shapes
 from converters.tables import load
@@ -12,7 +12,9 @@ from converters.tables import load
 
 def world(case: Case, *, prefix: str = "", config: dict | None = None):
     """(config, parameters) of the case's transformer; control follows from its config."""
-    config = config or case.meta["config"]
+    config = dict(config or case.meta["config"])
+    if "in/clip_fea" in case:
+        config["image_dim"] = case["in/clip_fea"].shape[-1]
     cfg = dit.config_from_json(config, control="controlnet" if "action_dim" in config else "none")
     weights = {k: v for k, v in case.weights(prefix).items() if not k.startswith("lora:")}
     return cfg, load(dit.WORLD, weights, world_shapes(cfg))[0]
@@ -41,9 +43,11 @@ def actions(case: Case) -> tuple:
 def velocity(model, variables: dict, case: Case, x: np.ndarray, *, scale: float = 1.0):
     """(velocity, intermediates) at the case's timesteps."""
 
+    image = (case["in/clip_fea"], last(case["in/y"])) if "in/clip_fea" in case else ()
+
     @jax.jit
     def run(variables, x, t, text, keyboard, mouse):
-        condition = model.apply(variables, text, keyboard, mouse, method="condition")
+        condition = model.apply(variables, text, keyboard, mouse, *image, method="condition")
         return model.apply(variables, x, t, condition, scale)
 
     return run(variables, x, jnp.asarray(case["in/t"], jnp.float32), text_input(case), *actions(case))

@@ -16,7 +16,7 @@ from mwjax.models.world_model import WorldModel
 NETWORK = 1e-5
 
 
-@pytest.mark.parametrize("stem", ["dit_t2v", "dit_t2w_controlnet", "wide_dit_t2w_controlnet"])
+@pytest.mark.parametrize("stem", ["dit_t2v", "dit_i2v", "dit_t2w_controlnet", "wide_dit_t2w_controlnet"])
 def test_transformer(stem):
     golden = case(stem)
     cfg, params = world(golden)
