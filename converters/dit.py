@@ -60,7 +60,8 @@ def config_to_json(cfg: WorldConfig) -> dict:
     """The original's constructor arguments for our sizes."""
     b = cfg.backbone
     out = {
-        "model_type": "i2v" if b.image_dim else "t2v", "patch_size": [1, b.patch, b.patch], "dim": b.dim, "ffn_dim": b.ffn_dim, "num_heads": b.num_heads, "num_layers": b.num_layers,
+        "model_type": "i2v" if b.image_dim else "t2v",
+        "patch_size": [1, b.patch, b.patch], "dim": b.dim, "ffn_dim": b.ffn_dim, "num_heads": b.num_heads, "num_layers": b.num_layers,
         "in_dim": b.in_dim, "out_dim": b.out_dim, "text_dim": b.text_dim, "text_len": b.text_len, "freq_dim": b.freq_dim,
         "qk_norm": True, "cross_attn_norm": True, "eps": b.eps,
     }  # fmt: skip

@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     output_folder(job.out)
     wrote = {}
     count = len(job.stages)
-    print(f"{args.config} → {job.out}: " + ", ".join(f"stage {i + 1} of {count} {s.name} ({s.steps} steps)" for i, s in enumerate(job.stages)), flush=True)
+    print(f"{args.config} → {job.out}: " + ", ".join(f"stage {i + 1} of {count} {s.folder} ({s.steps} steps)" for i, s in enumerate(job.stages)), flush=True)
 
     dataset = pathlib.Path(job.dataset) if job.dataset else job.out / "dataset"
     if job.recording:
@@ -141,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
     prompts = sorted({clip.prompt for clip in clips})
     for number, stage in enumerate(job.stages):
         if stage.name == "vae":
-            batches = pixel_batches(clips, batch=stage.batch, seed=job.seed, framing=job.framing)
+            batches = pixel_batches(clips, batch=stage.batch, seed=job.seed, framing=job.framing, images=stage.images)
         else:
             cache = encode_dataset(
                 clips, job.out / "latents", framing=job.framing, identity=encoders_identity(model),
@@ -152,9 +152,9 @@ def main(argv: list[str] | None = None) -> None:
                 caption_dropout=stage.caption_dropout, shorter=stage.shorter,
             )  # fmt: skip
         model, variables, objective = prepare(job, stage, model)
-        model = finish(stage, model, train(stage, variables, objective, batches, folder=job.out / stage.name, seed=job.seed))
-        wrote[f"stage {stage.name}"] = job.out / stage.name / "checkpoints"
-        wrote[f"curves of {stage.name}"] = job.out / stage.name / "loss.png"
+        model = finish(stage, model, train(stage, variables, objective, batches, folder=job.out / stage.folder, seed=job.seed))
+        wrote[f"stage {stage.folder}"] = job.out / stage.folder / "checkpoints"
+        wrote[f"curves of {stage.folder}"] = job.out / stage.folder / "loss.png"
 
     wrote["model"] = model_folder.save_model(model, job.out / "model")
     if job.stages[-1].name != "vae":

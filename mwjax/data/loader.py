@@ -38,8 +38,11 @@ def latent_batches(
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 
-def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing) -> grain.DatasetIterator:
-    """Batches of video uint8 [b, f, h, w, 3], mirrored at random: what a VAE is trained on. Damaged clips stop the run."""
+def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing, images: int = 0) -> grain.DatasetIterator:
+    """Batches of video uint8 [b, f, h, w, 3], mirrored at random: what a VAE is trained on. Damaged clips stop the run.
+
+    With `images`, as many single frames of each clip instead: [b, images, 1, h, w, 3].
+    """
     if not clips:
         raise InputError("the data set lists no clips")
 
@@ -53,7 +56,10 @@ def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing)
             return {"video": load_clip(cut, height=framing.height, width=framing.width, shrink=framing.shrink)["video"]}
 
     def mirror(item: dict, rng: np.random.Generator) -> dict:
-        return {"video": item["video"][:, :, ::-1] if rng.random() < 0.5 else item["video"]}
+        video = item["video"][:, :, ::-1] if rng.random() < 0.5 else item["video"]
+        if images:
+            video = video[rng.choice(len(video), images, replace=False), None]
+        return {"video": video}
 
     data = grain.MapDataset.source(Source()).seed(seed).shuffle().repeat().random_map(mirror).batch(batch, drop_remainder=True)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))

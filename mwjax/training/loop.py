@@ -13,7 +13,7 @@ from mwjax.errors import InputError
 from mwjax.training.checkpoint import Checkpoints
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective
-from mwjax.training.optim import SCHEDULES, adamw
+from mwjax.training.optim import OPTIMIZERS, SCHEDULES
 from mwjax.training.state import Rules, combine, make_step, new_state, partition
 
 
@@ -25,6 +25,7 @@ class Stage:
     steps: int
     batch: int
     lr: float
+    optimizer: str = "adamw"
     schedule: str = "cosine"
     warmup: int = 100
     weight_decay: float = 0.1
@@ -33,6 +34,7 @@ class Stage:
     eps: float = 1e-8
     motion: float = 0.0  # weight of the motion term of the loss
     kl_weight: float = 1e-4  # of the VAE stage
+    images: int = 0  # of the VAE stage: learn from so many single frames of each clip; 0: from whole clips
     caption_dropout: float = 0.1
     shorter: float = 0.0  # probability that a batch is cut to a shorter clip length
     rank: int = 128  # of the LoRA stage
@@ -45,9 +47,16 @@ class Stage:
             raise InputError(f"stage name {self.name!r} is unknown; use {', '.join(TRAINABLE)}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"stage {self.name}: schedule {self.schedule!r} is unknown; use {' or '.join(SCHEDULES)}")
+        if self.optimizer not in OPTIMIZERS:
+            raise InputError(f"stage {self.name}: optimizer {self.optimizer!r} is unknown; use {' or '.join(OPTIMIZERS)}")
         for key in ("steps", "batch", "save_every", "log_every"):
             if getattr(self, key) < 1:
                 raise InputError(f"stage {self.name}: {key} is {getattr(self, key)}, it must be at least 1")
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder below the run's."""
+        return f"{self.name}_images" if self.images else self.name
 
 
 # What each stage trains. Every parameter must be covered; the first match wins.
@@ -67,7 +76,7 @@ def train(stage: Stage, variables: dict, objective: Objective, batches: Iterator
     folder = pathlib.Path(folder)
     trainable, frozen = partition(variables, TRAINABLE[stage.name])
     schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
-    optimizer = adamw(schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
+    optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
     state = new_state(trainable, optimizer)
     del variables, trainable
     checkpoints = Checkpoints(folder / "checkpoints", every=stage.save_every)
@@ -79,7 +88,7 @@ def train(stage: Stage, variables: dict, objective: Objective, batches: Iterator
             tqdm.write(f"continuing stage {stage.name} from step {start}")
     metrics = Metrics(folder, resume_step=start)
     step_function = make_step(objective, optimizer, seed)
-    bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.name}", unit="step")
+    bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.folder}", unit="step")
     clock = time.perf_counter()
     for step in range(start + 1, stage.steps + 1):
         state, values = step_function(state, frozen, next(batches))

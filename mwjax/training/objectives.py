@@ -40,11 +40,15 @@ def flow_objective(cfg: WorldConfig, *, motion: float, shift: float = 5.0) -> Ob
 
 
 def vae_objective(cfg: VAEConfig, *, kl_weight: float) -> Objective:
-    """Squared error of the reconstruction + kl_weight · KL divergence of the normalised latents from the unit Gaussian."""
+    """Squared error of the reconstruction + kl_weight · KL divergence of the normalised latents from the unit Gaussian.
+
+    batch["video"]: uint8 [b, f, h, w, 3], or [b, n, 1, h, w, 3] for n single frames of each clip.
+    """
     model = VAE(cfg)
 
     def objective(variables, batch, rng):
-        pixels = batch["video"].astype(jnp.float32) / 127.5 - 1
+        video = batch["video"]
+        pixels = video.reshape(-1, *video.shape[-4:]).astype(jnp.float32) / 127.5 - 1
         (mean, logvar), _ = model.apply(variables, pixels, method="encode", mutable=["cache"])
         frames, _ = model.apply(variables, sample_latents(rng, mean, logvar), method="decode", mutable=["cache"])
         mse = jnp.mean((frames - pixels) ** 2)
