@@ -59,8 +59,8 @@ def _child(node, part: str, name: str):
         if part.isdigit() and int(part) < len(node):
             return node[int(part)]
         raise InputError(f"config value {name}: {part!r} is not an index below {len(node)}")
-    if not isinstance(node, ml_collections.ConfigDict) or part not in node:
-        known = list(node) if isinstance(node, ml_collections.ConfigDict) else []
+    if not isinstance(node, ml_collections.ConfigDict | dict) or part not in node:
+        known = list(node) if isinstance(node, ml_collections.ConfigDict | dict) else []
         raise InputError(f"config value {name} is unknown{_hint(part, known)}")
     return node[part]
 
