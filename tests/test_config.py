@@ -29,7 +29,7 @@ def test_the_released_recipe():
 
 def test_overrides():
     config = load_config(str(CONFIGS / "tiny_t2w_controlnet.py"), ["--config.seed=7", "--config.stages.0.steps=3", "--config.framing.height=64"])
-    assert (config.seed, config.stages[0].steps, config.framing.height) == (7, 3, 64)
+    assert (config.seed, config.stages[0]["steps"], config.framing.height) == (7, 3, 64)
 
 
 @pytest.mark.parametrize(
