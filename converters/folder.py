@@ -164,7 +164,7 @@ def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], d
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     arrays = {name: np.asarray(a) for name, a in pairs}
-    save_file({name: np.ascontiguousarray(a if dtype is None else a.astype(dtype)) for name, a in arrays.items()}, part, metadata={"format": "pt"})
+    save_file({name: np.asarray(a if dtype is None else a.astype(dtype), order="C") for name, a in arrays.items()}, part, metadata={"format": "pt"})
     os.replace(part, path)
 
 

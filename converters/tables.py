@@ -122,4 +122,4 @@ def save(rows: tuple[Row, ...], tree: dict) -> Iterator[tuple[str, np.ndarray]]:
         if found is None:
             raise AssertionError(f"no conversion rule for {path}")
         for n, name in enumerate(found.names):
-            yield name, np.ascontiguousarray(found.leaf.save(np.asarray(value[n] if found.stacked else value)))
+            yield name, np.asarray(found.leaf.save(np.asarray(value[n] if found.stacked else value)), order="C")

@@ -199,8 +199,9 @@ def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
     rng = random.Random(0)
     run_until_done(tmp_path / "killed", kills=[rng.uniform(0.15, 0.9) * length for _ in range(5)])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    files = sorted(p.relative_to(whole) for folder in ("model", "samples", "dataset", "latents") for p in (whole / folder).rglob("*") if p.is_file())
+    files = sorted(p.relative_to(whole) for folder in ("model", "dataset", "latents") for p in (whole / folder).rglob("*") if p.is_file())
     assert len(files) > 20
+    assert sorted(p.name for p in (whole / "samples").iterdir()) == sorted(p.name for p in (killed / "samples").iterdir())
     for name in files:
         assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
     assert not list(killed.rglob("*.part"))

@@ -46,7 +46,7 @@ def write_whole(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
     """Write a safetensors file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, part)
+    save_file({k: np.asarray(v, order="C") for k, v in tensors.items()}, part)
     os.replace(part, path)
 
 
