@@ -103,6 +103,10 @@ def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict,
             continue
         used.update(found.names)
         parts = [found.leaf.load(np.asarray(tensors[name])) for name in found.names]
+        odd = {p.shape for p in parts}
+        if len(odd) > 1:
+            wrong.append(f"{found.names[0].replace('.0.', '.*.')} differ in shape: {sorted(odd)}")
+            continue
         value = np.stack(parts) if found.stacked else parts[0]
         if value.shape != tuple(leaf.shape):
             wrong.append(f"{found.names[0]} gives {value.shape}, the model has {tuple(leaf.shape)}")
