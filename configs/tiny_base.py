@@ -1,7 +1,7 @@
 """How the shipped tiny base was made: VAE, then backbone, on recorded ViZDoom gameplay.
 
-    python -m mwjax.train --config configs/tiny_base.py:vae        # about an hour on two cores
-    python -m mwjax.train --config configs/tiny_base.py:backbone   # about an hour; starts from the VAE above
+    python -m mwjax.train --config configs/tiny_base.py:vae        # about 25 minutes on two cores
+    python -m mwjax.train --config configs/tiny_base.py:backbone   # about 25 minutes; starts from the VAE above
 
 The model folder of the second is what `mwjax/assets/tiny` holds (in bfloat16).
 """
@@ -31,7 +31,7 @@ def get_config(variant: str = "backbone") -> ml_collections.ConfigDict:
     common = {"optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}
     images = {"name": "vae", "images": 8, "steps": 600, "batch": 6, "lr": 1e-2, **common}
     vae = {"name": "vae", "steps": 1100, "batch": 3, "lr": 7e-3, **common}
-    base = {"name": "base", "steps": 3400, "batch": 16, "lr": 3e-3, **common}
+    base = {"name": "base", "steps": 1700, "batch": 16, "lr": 3e-3, **common}
     config.stages = [images, vae] if variant == "vae" else [base]
     config.sampling = {"steps": 30, "shift": 3.0, "guidance": 3.0}
     config.lora_scale = 1.0
