@@ -40,7 +40,7 @@ def test_solver(name):
     assert relative_error(solver.timesteps, golden[f"out/{name}/timesteps"]) < 1e-6
 
     def model(x, t):
-        return jnp.tanh(x @ golden["in/A"].T + golden["in/b"] * t / 1000) + 0.3 * x
+        return jnp.tanh(x @ golden["in/A"].T + golden["in/b"][None] * t / 1000) + 0.3 * x
 
     _, path = solve(solver, model, golden["in/x_init"], collect=True)
     assert relative_error(path, golden[f"out/{name}/trajectory"]) < 1e-5
