@@ -110,8 +110,8 @@ def show(job: Job, model: model_folder.Model, prompts: list[str], group: int = 4
     for start in tqdm(range(0, len(schedules), group), desc="sampling", unit="batch"):
         part = range(start, min(start + group, len(schedules)))
         videos = generate(
-            model, job.sampling, [prompts[i * len(prompts) // len(schedules)] for i in part], [schedules[i] for i in part], height=job.framing.height, width=job.framing.width,
-            seeds=[job.seed + i for i in part], variables=variables,
+            model, job.sampling, [prompts[i * len(prompts) // len(schedules)] for i in part], [schedules[i] for i in part],
+            height=job.framing.height, width=job.framing.width, seeds=[job.seed + i for i in part], variables=variables,
         )  # fmt: skip
         for i, video in zip(part, videos, strict=True):
             write_video(paths[i], draw_hud(enlarge(video, factor), *schedules[i]), fps=job.recording.fps if job.recording else 16)
