@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-LAYERS = 10  # adapted layers in a block
-
 
 def layers(backbone: dict) -> dict[tuple[str, ...], jax.Array]:
     """Kernels that take an adapter: every linear layer; the patch embedding is a convolution."""

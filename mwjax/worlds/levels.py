@@ -1,6 +1,8 @@
 """Lists of levels for recording: arenas by theme and seed, Freedoom maps."""
 
-THEMES = ("tech", "stone", "marble", "hell", "brick", "ice")
+from mwjax.worlds import arena
+
+THEMES = tuple(arena.THEMES)
 
 
 def arenas(count: int, first_seed: int, themes: tuple[str, ...] = THEMES) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
+from mwjax.data.actions import DEGREES
 from mwjax.data.captions import caption
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
@@ -22,7 +23,6 @@ from mwjax.worlds.policy import POLICIES, is_staring
 from mwjax.worlds.world import Action, Observation, World
 
 COLUMNS = ("original video name", "start frame index", "end frame index", "prompt", "dir")
-DEGREES = 15.0  # the dataset stores rotations in units of 15 degrees
 SPARE = 200 * 1024**2  # bytes that must stay free on the disk
 
 
