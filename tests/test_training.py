@@ -103,7 +103,7 @@ def test_full_size_state_under_eval_shape():
     size = lambda tree: sum(a.size for a in jax.tree.leaves(tree))
     assert 0.7e9 < size(state.trainable) < 0.75e9
     assert size(frozen) > 1.4e9
-    assert size(world_shapes(cfg)) + 306 + 0 <= size(state.trainable) + size(frozen)
+    assert size(world_shapes(cfg)) < size(state.trainable) + size(frozen)  # the adapters come on top
 
 
 def test_checkpoint_of_another_model_is_refused(tmp_path):

@@ -82,7 +82,6 @@ def test_game_turns_right_looks_down_and_walks(tmp_path, monkeypatch):
     assert abs((turned.yaw - first.yaw + 180) % 360 - 180 - 5.0) < 0.1
     down, _ = world.step(Action(pitch=3.0))
     assert 2 < down.pitch < 4.5
-    assert np.mean(down.depth[:20]) >= np.mean(turned.depth[:20]) - 40
     for _ in range(6):
         walked, _ = world.step(Action(ws=1))
     assert np.hypot(walked.position[0] - first.position[0], walked.position[2] - first.position[2]) > 0.3
