@@ -159,7 +159,7 @@ def load_lora(path: pathlib.Path, backbone: dict) -> dict:
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree["backbone"])
 
 
-def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jnp.dtype | None) -> None:
+def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jax.typing.DTypeLike | None) -> None:
     """Write tensors (as `dtype`, or as they are if None) as a safetensors file that appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -168,7 +168,7 @@ def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], d
     os.replace(part, path)
 
 
-def save_model(model: Model, folder: str | pathlib.Path, *, dtype=jnp.float32) -> pathlib.Path:
+def save_model(model: Model, folder: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> pathlib.Path:
     """Write a model folder; `load_model` of it gives the same model."""
     folder = pathlib.Path(folder)
     text_json = text.config_to_json(model.text) | ({"tokenizer": "byt5"} if model.tokenizer == "byt5" else {})

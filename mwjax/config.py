@@ -70,7 +70,7 @@ def _hint(word: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}" if known else ""
 
 
-def build(cls: type, values: Mapping[str, Any], where: str):
+def build(cls: type, values: Mapping[str, Any] | ml_collections.ConfigDict, where: str):
     """A dataclass from config values; unknown and missing keys are an InputError that names them."""
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in values:

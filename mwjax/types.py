@@ -4,6 +4,10 @@ b batch, f frames, t latent time (f = 4t − 3), h w height and width (of pixels
 c channels, l tokens, s text tokens, n heads, k channels of a head, d model width, a action width.
 """
 
-from jaxtyping import Array, Bool, Float, Int, UInt8
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real, UInt8
 
-__all__ = ["Array", "Bool", "Float", "Int", "UInt8"]
+Array = jax.Array | np.ndarray
+
+__all__ = ["Array", "Bool", "Float", "Int", "Real", "UInt8"]

@@ -9,7 +9,7 @@ import pytest
 from mwjax.data.actions import from_scene, parse_action_list, read_action_list
 from mwjax.data.clips import fit, load_clip, read_table
 from mwjax.data.latents import Framing, LatentSource, encode_dataset
-from mwjax.data.loader import latent_batches
+from mwjax.data.loader import latent_batches, pixel_batches
 from mwjax.data.video import read_video, write_video
 from mwjax.errors import InputError
 from mwjax.worlds.recorder import COLUMNS
@@ -191,6 +191,26 @@ def test_batches_repeat_and_resume(tmp_path):
         np.testing.assert_array_equal(resumed[name], value)
     assert expected["text"].shape == (2, 5, 3)
     assert expected["keyboard"].shape == (2, 9, 7)
+
+
+def test_pixel_batches_skip_damaged_clips_and_resume(tmp_path, capsys):
+    root = make_dataset(tmp_path)
+    (root / "video" / "scene_1.mp4").write_bytes(b"damaged")
+    framing = Framing(5, 32, 32, 1)
+    batches = pixel_batches(read_table(root), batch=2, seed=0, framing=framing)
+    ahead = [next(batches)["video"] for _ in range(4)]
+    assert all(video.shape == (2, 5, 32, 32, 3) for video in ahead)
+    state = batches.get_state()
+    later = [next(batches)["video"] for _ in range(3)]
+    assert capsys.readouterr().out.count("left out clip") == 2  # each damaged clip once
+    again = pixel_batches(read_table(root), batch=2, seed=0, framing=framing)
+    again.set_state(state)
+    for a, b in zip(later, again, strict=False):
+        np.testing.assert_array_equal(a, b["video"])
+    for path in (root / "video").iterdir():
+        path.write_bytes(b"damaged")
+    with pytest.raises(InputError, match="none of the 6 clips"):
+        next(pixel_batches(read_table(root), batch=2, seed=0, framing=framing))
 
 
 def test_shorter_clips(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 
 import grain
 import numpy as np
+from tqdm import tqdm
 
 from mwjax.data.clips import Clip, load_clip
 from mwjax.data.latents import Framing, LatentSource
@@ -39,21 +40,29 @@ def latent_batches(
 
 
 def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing, images: int = 0) -> grain.DatasetIterator:
-    """Batches of video uint8 [b, f, h, w, 3], mirrored at random: what a VAE is trained on. Damaged clips stop the run.
+    """Batches of video uint8 [b, f, h, w, 3], mirrored at random: what a VAE is trained on. Damaged clips are reported and skipped.
 
     With `images`, as many single frames of each clip instead: [b, images, 1, h, w, 3].
     """
     if not clips:
         raise InputError("the data set lists no clips")
+    damaged: set[int] = set()
 
     class Source:
         def __len__(self) -> int:
             return len(clips)
 
-        def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-            clip = clips[i]
-            cut = dataclasses.replace(clip, end=clip.start + framing.frames - 1)
-            return {"video": load_clip(cut, height=framing.height, width=framing.width, shrink=framing.shrink)["video"]}
+        def __getitem__(self, i: int) -> dict[str, np.ndarray] | None:  # grain leaves out None
+            cut = dataclasses.replace(clips[i], end=clips[i].start + framing.frames - 1)
+            try:
+                return {"video": load_clip(cut, height=framing.height, width=framing.width, shrink=framing.shrink)["video"]}
+            except InputError as error:
+                if i not in damaged:
+                    tqdm.write(f"left out clip {i} ({clips[i].name}): {error}")
+                damaged.add(i)
+                if len(damaged) == len(clips):
+                    raise InputError(f"none of the {len(clips)} clips could be read; the last: {error}") from None
+                return None
 
     def mirror(item: dict, rng: np.random.Generator) -> dict:
         video = item["video"][:, :, ::-1] if rng.random() < 0.5 else item["video"]
@@ -61,5 +70,5 @@ def pixel_batches(clips: list[Clip], *, batch: int, seed: int, framing: Framing,
             video = video[rng.choice(len(video), images, replace=False), None]
         return {"video": video}
 
-    data = grain.MapDataset.source(Source()).seed(seed).shuffle().repeat().random_map(mirror).batch(batch, drop_remainder=True)
-    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
+    data = grain.MapDataset.source(Source()).seed(seed).shuffle().repeat().random_map(mirror)
+    return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8 * batch)).batch(batch, drop_remainder=True))

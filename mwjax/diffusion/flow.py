@@ -8,7 +8,7 @@ from mwjax.types import Array, Float
 TRAIN_STEPS = 1000
 
 
-def shift_sigmas(sigmas: np.ndarray, shift: float) -> np.ndarray:
+def shift_sigmas(sigmas: np.ndarray | float, shift: float) -> np.ndarray | float:
     """Push noise levels towards 1: shift·σ / (1 + (shift − 1)·σ) (Esser et al. 2024, eq. 23)."""
     return shift * sigmas / (1 + (shift - 1) * sigmas)
 

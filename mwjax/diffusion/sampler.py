@@ -24,9 +24,9 @@ class Sampling:
 
 
 def sample_latents(
-    cfg: WorldConfig, sampling: Sampling, variables: dict, noise: Float[Array, "b t h w c"], text: Float[Array, "b s c"],
+    cfg: WorldConfig, sampling: Sampling, variables: dict, noise: Float[Array, "b t h w z"], text: Float[Array, "b s c"],
     negative: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"],
-) -> Float[Array, "b t h w c"]:  # fmt: skip
+) -> Float[Array, "b t h w z"]:  # fmt: skip
     """Denoise. With guidance both halves get the same actions; text and actions enter once, not per step."""
     model = WorldModel(cfg)
     if sampling.guidance != 1.0:

@@ -165,7 +165,7 @@ class Backbone(nn.Module):
         lora = {"lora": self.get_variable("lora", "blocks")} if self.has_variable("lora", "blocks") else {}
         return {"params": self.blocks, **lora}
 
-    def embed_text(self, text: Float[Array, "b s c"]) -> Float[Array, "b s d"]:
+    def embed_text(self, text: Float[Array, "b s c"]) -> Float[Array, "b s2 d"]:
         """Text encoder outputs, zero-padded to text_len, to the model's width."""
         missing = self.config.text_len - text.shape[1]
         if missing < 0:

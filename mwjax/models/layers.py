@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mwjax.types import Array, Float
+from mwjax.types import Array, Float, Real
 
 
 def along(vector: Float[Array, " c"], x: Array) -> Array:
@@ -86,7 +86,7 @@ class LayerNorm(nn.Module):
         return (y * along(scale, y) + along(bias, y)).astype(x.dtype)
 
 
-def sinusoid(positions: Float[Array, "*b"], width: int) -> Float[Array, "*b w"]:
+def sinusoid(positions: Real[Array, "*b"], width: int) -> Float[Array, "*b w"]:
     """cos then sin of position · 10000^(−i / (width/2)), in float32 (Vaswani et al. 2017)."""
     frequencies = 10000.0 ** (-np.arange(width // 2, dtype=np.float64) / (width // 2))
     # The product is formed in two parts, so that large positions lose no digits: position = whole + rest.

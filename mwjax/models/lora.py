@@ -4,12 +4,14 @@ An adapter {down [.., in, r], up [.., r, out], alpha [..]} sits where its layer 
 given as the collection "lora", and `merge` folds it into the weights: W + scale · (alpha / r) · down up.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 
-def layers(backbone: dict) -> dict[tuple[str, ...], jax.Array]:
+def layers(backbone: dict) -> dict[tuple[str, ...], Any]:
     """Kernels that take an adapter: every linear layer; the patch embedding is a convolution."""
     flat = flatten_dict(backbone)
     return {path[:-1]: kernel for path, kernel in flat.items() if path[-1] == "kernel" and path[0] != "patch_embedding"}

@@ -65,7 +65,7 @@ class TextEncoder(nn.Module):
         cfg = self.config
         table = self.param("token_embedding", nn.initializers.normal(1.0), (cfg.vocab, cfg.dim))
         block = TextBlock(cfg, parent=None)
-        example = (jnp.zeros((1, 1, cfg.dim)), jnp.ones((1, 1)), np.zeros((1, 1), int))
+        example = (jnp.zeros((1, 1, cfg.dim)), jnp.ones((1, 1), int), np.zeros((1, 1), int))
         blocks = self.param("blocks", stacked_init(block, cfg.num_layers, *example))
         buckets = relative_buckets(ids.shape[1], cfg.num_buckets, cfg.max_distance)
         x, _ = jax.lax.scan(lambda x, p: (block.apply({"params": p}, x, mask, buckets), None), table[ids], blocks)

@@ -60,6 +60,24 @@ class Conv(nn.Module):
         return y + along(bias, y)
 
 
+def present_only(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Initial kernel that looks at the present frame alone, so that what is learnt from images holds for clips from the start."""
+    present = nn.initializers.lecun_normal()(rng, shape[1:], dtype)
+    return jnp.concatenate([jnp.zeros((shape[0] - 1, *shape[1:]), dtype), present[None]])
+
+
+def repeat_frame(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Initial kernel of the temporal up-sampling: every frame twice."""
+    del rng
+    return jnp.zeros(shape, dtype).at[-1, 0, 0].set(jnp.tile(jnp.eye(shape[-2], dtype=dtype), 2))
+
+
+def mean_frame(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Initial kernel of the temporal down-sampling: the mean of two frames."""
+    del rng
+    return jnp.zeros(shape, dtype).at[-2:].set(jnp.eye(shape[-1], dtype=dtype) / 2)
+
+
 class CausalConv(nn.Module):
     """A 3-D convolution that sees only the past: the two frames before the chunk come from the cache, zeros at the start.
 
@@ -68,12 +86,12 @@ class CausalConv(nn.Module):
 
     features: int
     kernel: tuple[int, int, int] = (3, 3, 3)
+    init: nn.initializers.Initializer = present_only
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c2"]:
         taps, kh, kw = self.kernel
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1, 2, 3))
-        kernel = self.param("kernel", init, (*self.kernel, x.shape[-1], self.features))
+        kernel = self.param("kernel", self.init, (*self.kernel, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         frames = x.shape[1]
         if taps > 1:
@@ -132,7 +150,7 @@ class Downsample(nn.Module):
         x = Conv(c, stride=2, padding=((0, 1), (0, 1)), name="resample")(x)
         if not self.temporal:
             return x
-        kernel = self.param("time_kernel", nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", in_axis=(0, 1)), (3, c, c))
+        kernel = self.param("time_kernel", mean_frame, (3, c, c))
         bias = self.param("time_bias", nn.initializers.zeros, (c,))
         first = not self.has_variable("cache", "past")
         past = self.variable("cache", "past", lambda: x[:, :1])
@@ -152,7 +170,7 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x):
         if self.temporal:
-            time_conv = CausalConv(2 * x.shape[-1], (3, 1, 1), name="time_conv")
+            time_conv = CausalConv(2 * x.shape[-1], (3, 1, 1), repeat_frame, name="time_conv")
             first = not self.has_variable("cache", "started")
             started = self.variable("cache", "started", lambda: jnp.ones((), jnp.bool_))
             del started

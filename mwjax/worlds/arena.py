@@ -28,6 +28,9 @@ class Theme:
 
 
 THEMES = {
+    "gallery": Theme("a bright gallery with walls of many colours", ("PRED", "PBLUE", "PWHITE", "PORAN"), "FLAT1", "CEIL5_1", 192, (48,)),
+    "night": Theme("a dark blue hall with coloured walls", ("PRED", "PGREEN", "PORAN"), "FLAT14", "CEIL4_1", 168, (2028,)),
+    "garden": Theme("a walled garden under the open sky", ("PGREEN", "PORAN", "PWHITE"), "GRASS1", SKY, 192, (43,)),
     "tech": Theme("a tech base with metal walls", ("STARTAN2", "COMPTALL", "STARG3"), "FLOOR4_8", "CEIL3_5", 208, (48, 2028)),
     "stone": Theme("a stone maze with a grass floor", ("STONE2", "SHAWN2", "GSTONE1"), "GRASS1", SKY, 208, (30, 32)),
     "marble": Theme("a green marble temple with a red floor", ("MARBLE1", "MARBFACE", "METAL1"), "FLOOR1_6", "FLAT5_4", 216, (36, 31)),
@@ -91,9 +94,9 @@ def udmf(theme: Theme, seed: int, size: int = 12) -> str:
                 wall(((column + x0) * CELL, (row + y0) * CELL), ((column + x1) * CELL, (row + y1) * CELL), texture)
 
     cells = rng.permutation(np.argwhere(open_))
-    things = [_thing(1, *cells[0])]
-    things += [_thing(int(rng.choice(theme.decorations)), *cell, spread=rng.uniform(-40, 40, 2)) for cell in cells[1 : 1 + size // 2]]
-    things += [_thing(14, *cell) for cell in cells[1 + size // 2 :]]  # 14: teleport landing, an invisible mark for a place to start
+    things = [_thing(1, *cells[0].tolist())]
+    things += [_thing(int(rng.choice(theme.decorations)), *cell, spread=rng.uniform(-40, 40, 2)) for cell in cells[1 : 1 + size // 2].tolist()]
+    things += [_thing(14, *cell) for cell in cells[1 + size // 2 :].tolist()]  # 14: teleport landing, an invisible mark for a place to start
     sector = (
         f'sector {{ heightfloor = 0; heightceiling = {HEIGHT if theme.ceiling != SKY else 2 * HEIGHT}; texturefloor = "{theme.floor}"; '
         f'textureceiling = "{theme.ceiling}"; lightlevel = {theme.light}; }}'

@@ -16,13 +16,14 @@ def is_staring(observation: Observation) -> bool:
 
 @dataclasses.dataclass
 class HoldPolicy:
-    """Every key group and the mouse hold a value for a randomly drawn duration; all classes come up equally often.
+    """Every key group and the mouse hold a value for a randomly drawn duration; opposite classes come up equally often.
 
-    hold: shortest and longest duration in frames. yaw, pitch: (smallest, largest) magnitude in degrees per frame.
+    hold: shortest and longest duration in frames. still: probability of neither walking key, and of neither sideways key. yaw, pitch: (smallest, largest) magnitude in degrees per frame.
     max_pitch: bound on the absolute camera pitch in degrees. mouse: probabilities of (still, yaw, pitch, both).
     """
 
-    hold: tuple[int, int] = (8, 24)
+    hold: tuple[int, int] = (16, 48)
+    still: float = 0.5
     yaw: tuple[float, float] = (1.0, 5.0)
     pitch: tuple[float, float] = (0.5, 2.0)
     max_pitch: float = 15.0
@@ -63,7 +64,7 @@ class HoldPolicy:
         return bool(walks) and self._left["ws"] < self.hold[0] and self._was is not None and np.allclose(self._was, observation.position, atol=0.02)
 
     def _direction(self) -> int:
-        return int(self._rng.integers(3))
+        return int(self._rng.choice(3, p=(self.still, (1 - self.still) / 2, (1 - self.still) / 2)))
 
     def _special(self) -> int:
         return int(self._rng.choice(4, p=self.special))

@@ -1,7 +1,7 @@
 """What a game must offer to be recorded: a small Gymnasium-shaped protocol."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Observation:
     yaw: float
 
 
+@runtime_checkable
 class World(Protocol):
     """A game that is stepped frame by frame, and is the same for the same seed and actions."""
 
