@@ -1,6 +1,6 @@
 """Wan2.1 backbone and Micro-World action branch: key names as released."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from converters.tables import Row
 from mwjax.models.dit import DiTConfig
@@ -40,9 +40,18 @@ ACTION: tuple[Row, ...] = (
     ("action_blocks.0.before_proj", "controlnet/before_proj", "linear"),
     ("action_blocks.{layer}.after_proj", "controlnet/after_proj", "linear"),
     *_blocks("action_blocks.{layer}", "controlnet/blocks"),
+    ("blocks.{layer}.action_adaLN_modulation.1", "adaln", "linear"),
 )
 
 WORLD = BACKBONE + ACTION
+
+
+def control_of(names: Iterable[str]) -> str:
+    """How a transformer with these key names is controlled."""
+    names = list(names)
+    if any(name.startswith("action_blocks.") for name in names):
+        return "controlnet"
+    return "adaln" if any(".action_adaLN_modulation." in name for name in names) else "none"
 
 
 def config_from_json(config: Mapping, *, control: str = "none") -> WorldConfig:

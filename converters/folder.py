@@ -25,6 +25,7 @@ from converters.tables import Row, load, save
 from mwjax.errors import InputError
 from mwjax.models import lora as lora_model
 from mwjax.models import world_model
+from mwjax.models.image import ImageConfig, ImageEncoder
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.variants import Variant
@@ -77,6 +78,11 @@ def text_shapes(cfg: TextConfig) -> dict:
     return jax.eval_shape(lambda: TextEncoder(cfg).init(jax.random.key(0), jnp.zeros((1, 1), int), jnp.ones((1, 1), int))["params"])
 
 
+def image_shapes(cfg: ImageConfig) -> dict:
+    pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
+    return jax.eval_shape(lambda: ImageEncoder(cfg).init(jax.random.key(0), pixels)["params"])
+
+
 def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
     """All tensors of a safetensors file. Raises InputError if it is missing or damaged."""
     try:
@@ -97,12 +103,12 @@ def _read_json(path: pathlib.Path) -> dict:
         raise InputError(f"{path} is not JSON ({error})") from None
 
 
-def _fill(rows: tuple[Row, ...], path: pathlib.Path, shapes: dict, optional: str = "") -> dict:
+def _fill(rows: tuple[Row, ...], path: pathlib.Path, tensors: dict[str, np.ndarray], shapes: dict) -> dict:
     try:
-        tree, _ = load(rows, read_tensors(path), shapes, optional=optional)
+        tree, _ = load(rows, tensors, shapes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return jax.tree.map(lambda a: None if a is None else jnp.asarray(a, jnp.float32), tree, is_leaf=lambda a: a is None)
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
 
 
 def load_model(name: str | pathlib.Path) -> Model:
@@ -112,12 +118,13 @@ def load_model(name: str | pathlib.Path) -> Model:
     vae_cfg = vae.config_from_json(_read_json(folder / "vae/config.json"))
     text_json = _read_json(folder / "text_encoder/config.json")
     text_cfg = text.config_from_json(text_json)
-    world = dit.config_from_json(config, control="controlnet" if "action_dim" in config else "none")
-    params = _fill(dit.WORLD, folder / TRANSFORMER, world_shapes(world))
+    transformer, vae_tensors, text_tensors = (read_tensors(folder / path) for path in (TRANSFORMER, VAE_FILE, TEXT_FILE))
+    world = dit.config_from_json(config, control=dit.control_of(transformer))
+    params = _fill(dit.WORLD, folder / TRANSFORMER, transformer, world_shapes(world))
     tokenizer = text_json.get("tokenizer", "umt5")
     model = Model(
-        world, params, vae_cfg, _fill(vae.VAE, folder / VAE_FILE, vae_shapes(vae_cfg)), text_cfg,
-        _fill(text.TEXT, folder / TEXT_FILE, text_shapes(text_cfg)), tokenizer if tokenizer == "byt5" else str(folder / "text_encoder"),
+        world, params, vae_cfg, _fill(vae.VAE, folder / VAE_FILE, vae_tensors, vae_shapes(vae_cfg)), text_cfg,
+        _fill(text.TEXT, folder / TEXT_FILE, text_tensors, text_shapes(text_cfg)), tokenizer if tokenizer == "byt5" else str(folder / "text_encoder"),
     )  # fmt: skip
     if (folder / LORA_FILE).exists():
         model.lora = load_lora(folder / LORA_FILE, params["backbone"])

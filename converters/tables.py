@@ -5,6 +5,7 @@ the leading axis of our stacked parameters. `kind` names the leaves below that p
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 
@@ -41,6 +42,9 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
     "patch": (  # [d, c, 1, p, q] to [(p q c), d]
         Leaf(".weight", "/kernel", lambda a: a.transpose(3, 4, 1, 2, 0).reshape(-1, a.shape[0]),
              lambda a: a.reshape(2, 2, -1, 1, a.shape[-1]).transpose(4, 2, 3, 0, 1)), BIAS),
+    "image_patch": (  # [d, 3, p, q] to [(p q 3), d]
+        Leaf(".weight", "/kernel", lambda a: a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0]),
+             lambda a: a.reshape(math.isqrt(a.shape[0] // 3), -1, 3, a.shape[-1]).transpose(3, 2, 0, 1)),),
     "conv2": (Leaf(".weight", "/kernel", *_permute(2, 3, 1, 0)), BIAS),
     "conv3": (Leaf(".weight", "/kernel", *_permute(2, 3, 4, 1, 0)), BIAS),
     "time": (  # [o, i, 3, 1, 1] to [3, i, o]

@@ -12,6 +12,8 @@ from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.world_model import WorldConfig, WorldModel
 from mwjax.types import Array, Float, UInt8
 
+MASK = 4  # mask channels: one for each frame of a latent
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -26,18 +28,31 @@ class Sampling:
 def sample_latents(
     cfg: WorldConfig, sampling: Sampling, variables: dict, noise: Float[Array, "b t h w z"], text: Float[Array, "b s c"],
     negative: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"],
+    image: Float[Array, "b i e"] | None = None, channels: Float[Array, "b t h w m"] | None = None,
 ) -> Float[Array, "b t h w z"]:  # fmt: skip
-    """Denoise. With guidance both halves get the same actions; text and actions enter once, not per step."""
+    """Denoise. With guidance both halves get the same actions and image; text, image and actions enter once, not per step."""
     model = WorldModel(cfg)
+    inputs = (text, keyboard, mouse, image, channels)
     if sampling.guidance != 1.0:
-        text, keyboard, mouse = (jnp.concatenate(pair) for pair in ((text, negative), (keyboard, keyboard), (mouse, mouse)))
-    condition = model.apply(variables, text, keyboard, mouse, method="condition")
+        inputs = tuple(a if a is None else jnp.concatenate([a, negative if a is text else a]) for a in inputs)
+    condition = model.apply(variables, *inputs, method="condition")
 
     def velocity(x, timestep):
         return model.apply(variables, x, jnp.full(x.shape[:1], timestep), condition)[0]
 
     solver = SOLVERS[sampling.solver](sampling.steps, sampling.shift)
     return solve(solver, guided(velocity, sampling.guidance), noise)[0]
+
+
+def image_channels(cfg: VAEConfig, params: dict, image: Float[Array, "b h w 3"], *, frames: int) -> Float[Array, "b t h8 w8 c"]:
+    """What an image-conditioned model sees beside its latents: a mask (1 for the first frame), then the latents of the image followed by grey.
+
+    image: in [-1, 1].
+    """
+    video = jnp.pad(image[:, None], ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
+    (mean, _), _ = VAE(cfg).apply({"params": params}, video, method="encode", mutable=["cache"])
+    mask = jnp.zeros((*mean.shape[:-1], MASK), mean.dtype).at[:, 0].set(1)
+    return jnp.concatenate([mask, mean], -1)
 
 
 def decode(cfg: VAEConfig, params: dict, latents: Float[Array, "b t h w c"]) -> Float[Array, "b f h8 w8 3"]:

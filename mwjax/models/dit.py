@@ -181,9 +181,13 @@ class Backbone(nn.Module):
         return stacked_context_kv(self.config, self._block_variables(), text, image)
 
     def __call__(
-        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], context_kv: ContextKV, branch: Branch | None = None
-    ) -> tuple[Float[Array, "b t h w o"], dict]:
-        """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: `time_projection`, the branch's `residuals`."""
+        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], context_kv: ContextKV, branch: Branch | None = None,
+        modulation: Float[Array, "blocks b t 6 d"] | None = None,
+    ) -> tuple[Float[Array, "b t h w o"], dict]:  # fmt: skip
+        """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: `time_projection`, the branch's `residuals`.
+
+        modulation: what each block adds to its time modulation, per latent frame.
+        """
         cfg = self.config
         b, t, h, w, _ = latents.shape
         if h % cfg.patch or w % cfg.patch:
@@ -197,25 +201,30 @@ class Backbone(nn.Module):
 
         block = Block(cfg, parent=None)
 
-        def run(variables, x, context_kv):
-            return block.apply(variables, x, time, context_kv, table)
+        def run(variables, x, context_kv, modulation=None):
+            return block.apply(variables, x, time if modulation is None else time + modulation, context_kv, table)
 
         run = jax.checkpoint(run) if cfg.remat else run
-        variables = self._block_variables()
+        layers = (self._block_variables(), context_kv, modulation)
         if branch is None:
-            x, residuals = jax.lax.scan(lambda x, layer: (run(layer[0], x, layer[1]), None), x, (variables, context_kv))
+            def one(x, layer):
+                variables, context_kv, modulation = layer
+                return run(variables, x, context_kv, modulation), None
+
+            x, residuals = jax.lax.scan(one, x, layers)
         else:
             def group(carry, layers):
                 x, side = carry
-                (variables, context_kv), side_params, side_kv = layers
+                layers, side_params, side_kv = layers
                 side, residual = branch.step(side_params, side, side_kv, run)
                 for i in range(branch.every):
-                    x = run(*(jax.tree.map(lambda a, i=i: a[i], part) for part in (variables,)), x, jax.tree.map(lambda a, i=i: a[i], context_kv))
+                    variables, context_kv, modulation = jax.tree.map(lambda a, i=i: a[i], layers)
+                    x = run(variables, x, context_kv, modulation)
                     if i == 0:
                         x = x + (residual * branch.scale).astype(dtype)
                 return (x, side), residual
 
-            grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), (variables, context_kv))
+            grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), layers)
             (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.context_kv))
 
         shift, scale = jnp.split(self.head_modulation.astype(jnp.float32)[None] + embedded_time[:, None], 2, 1)

@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from mwjax.models.action import ActionEncoder
+from mwjax.models.adaln import AdaLN
 from mwjax.models.controlnet import EVERY, ControlNet
 from mwjax.models.dit import Backbone, ContextKV, DiTConfig
 from mwjax.types import Array, Float
 
+CONTROLS = ("none", "controlnet", "adaln")
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
-    """A backbone and how it is controlled: "none" or "controlnet"."""
+    """A backbone and how it is controlled: one of CONTROLS."""
 
     backbone: DiTConfig
     control: str = "none"
@@ -26,7 +29,7 @@ class Condition(NamedTuple):
     """Everything about text, image and actions that does not change from one denoising step to the next."""
 
     context_kv: ContextKV
-    control: Any = None  # (first residual tokens, text keys and values) of the control branch
+    control: Any = None  # of "controlnet": (first residual tokens, text keys and values) of the branch; of "adaln": modulation [blocks, b, t, 6, d]
     channels: Array | None = None  # [b, t, h, w, c] beside the noisy latents: mask and latents of the first frame
 
 
@@ -38,11 +41,14 @@ class WorldModel(nn.Module):
     def setup(self):
         cfg = self.config
         self.backbone = Backbone(cfg.backbone)
-        if cfg.control == "controlnet":
+        if cfg.control not in CONTROLS:
+            raise ValueError(f"control {cfg.control!r} is unknown; use {', '.join(CONTROLS)}")
+        if cfg.control != "none":
             self.action_encoder = ActionEncoder(cfg.action_dim)
+        if cfg.control == "controlnet":
             self.controlnet = ControlNet(cfg.backbone, cfg.action_dim)
-        elif cfg.control != "none":
-            raise ValueError(f"control {cfg.control!r} is unknown; use none or controlnet")
+        if cfg.control == "adaln":
+            self.adaln = AdaLN(cfg.backbone)
 
     def action_features(self, keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"]) -> Float[Array, "b t a"]:
         return self.action_encoder(keyboard, mouse)
@@ -60,6 +66,8 @@ class WorldModel(nn.Module):
         control = None
         if self.config.control == "controlnet":
             control = self.controlnet.prepare(self.action_features(keyboard, mouse), embedded)
+        if self.config.control == "adaln":
+            control = self.adaln(self.action_features(keyboard, mouse))
         return Condition(self.backbone.context_kv(embedded, image), control, channels)
 
     def __call__(
@@ -67,8 +75,12 @@ class WorldModel(nn.Module):
     ) -> tuple[Float[Array, "b t h w o"], dict]:
         if condition.channels is not None:
             latents = jnp.concatenate([latents, condition.channels.astype(latents.dtype)], -1)
-        branch = None if condition.control is None else self.controlnet.branch(condition.control, control_scale)
-        return self.backbone(latents, timesteps, condition.context_kv, branch)
+        branch = modulation = None
+        if self.config.control == "controlnet":
+            branch = self.controlnet.branch(condition.control, control_scale)
+        if self.config.control == "adaln":
+            modulation = condition.control * control_scale
+        return self.backbone(latents, timesteps, condition.context_kv, branch, modulation)
 
     def init_all(self, latents, timesteps, text, keyboard, mouse, image):
         """Touch every parameter once, for initialisation."""
@@ -88,6 +100,8 @@ def init(cfg: WorldConfig, rng: jax.Array) -> dict:
 
 
 def copy_base_into_control(params: dict) -> dict:
-    """Control blocks as copies of base blocks 0, 2, 4, …, as training starts from."""
+    """Control blocks as copies of base blocks 0, 2, 4, …, as training starts from; adaLN has none."""
+    if "controlnet" not in params:
+        return params
     copies = jax.tree.map(lambda a: a[::EVERY], params["backbone"]["blocks"])
     return {**params, "controlnet": {**params["controlnet"], "blocks": copies}}

@@ -64,7 +64,7 @@ TRAINABLE: dict[str, Rules] = {
     "vae": ((r"params/", True),),
     "base": ((r"params/backbone/", True), (r"params/", False)),
     "lora": ((r"lora/.*/alpha$", False), (r"lora/", True), (r"params/", False)),
-    "action": ((r"params/(action_encoder|controlnet)/", True), (r"(params|lora)/", False)),
+    "action": ((r"params/(action_encoder|controlnet|adaln)/", True), (r"(params|lora)/", False)),
 }
 
 

@@ -48,7 +48,7 @@ def adamw(schedule: Callable, *, weight_decay: float, clip: float, b1: float = 0
 # Which parameters Muon orthogonalises, and whether their first axis counts layers; the others get Adam.
 MUON = (
     (r".*(head|patch_embedding|modulation|bias|scale|gamma|alpha)", None),
-    (r"params/(backbone|controlnet)/(blocks|after_proj)/", 1),
+    (r"params/(backbone|controlnet)/(blocks|after_proj)/|params/adaln/", 1),
     (r".*kernel$", 0),
     (r"lora/", None),
 )

@@ -18,7 +18,8 @@ def is_staring(observation: Observation) -> bool:
 class HoldPolicy:
     """Every key group and the mouse hold a value for a randomly drawn duration; opposite classes come up equally often.
 
-    hold: shortest and longest duration in frames. still: probability of neither walking key, and of neither sideways key. yaw, pitch: (smallest, largest) magnitude in degrees per frame.
+    hold: shortest and longest duration in frames. still: probability of neither walking key, and of neither sideways key.
+    yaw, pitch: (smallest, largest) magnitude in degrees per frame.
     max_pitch: bound on the absolute camera pitch in degrees. mouse: probabilities of (still, yaw, pitch, both).
     """
 

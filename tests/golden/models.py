@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from cases import Case, last
-from converters import dit, text, vae
-from converters.folder import text_shapes, vae_shapes, world_shapes
+from converters import dit, image, text, vae
+from converters.folder import image_shapes, text_shapes, vae_shapes, world_shapes
 from converters.tables import load
 
 
 def world(case: Case, *, prefix: str = "", config: dict | None = None):
     """(config, parameters) of the case's transformer; control follows from its config."""
     config = dict(config or case.meta["config"])
-    if "in/clip_fea" in case:
-        config["image_dim"] = case["in/clip_fea"].shape[-1]
-    cfg = dit.config_from_json(config, control="controlnet" if "action_dim" in config else "none")
+    if config.get("model_type") == "i2v":
+        config["image_dim"] = case["in/clip_fea" if "in/clip_fea" in case else "out/clip_features"].shape[-1]
     weights = {k: v for k, v in case.weights(prefix).items() if not k.startswith("lora:")}
+    cfg = dit.config_from_json(config, control=dit.control_of(weights))
     return cfg, load(dit.WORLD, weights, world_shapes(cfg))[0]
 
 
@@ -30,6 +30,11 @@ def text_encoder(case: Case, *, prefix: str = "", config: dict | None = None):
     return cfg, load(text.TEXT, case.weights(prefix), text_shapes(cfg))[0]
 
 
+def image_encoder(case: Case, *, prefix: str = "", config: dict | None = None):
+    cfg = image.config_from_json(config or case.meta["config"])
+    return cfg, load(image.IMAGE, case.weights(prefix), image_shapes(cfg))[0]
+
+
 def text_input(case: Case, name: str = "context", lengths: str = "context_lens") -> np.ndarray:
     """Text embeddings [b, s, c], zero after each prompt's length."""
     embeddings = case["in/" + name]
@@ -40,14 +45,17 @@ def actions(case: Case) -> tuple:
     return case["in/keyboard_actions"], case["in/mouse_actions"]
 
 
+def image_input(case: Case) -> tuple:
+    """Image tokens and the channels beside the latents, of an image-conditioned case."""
+    return (case["in/clip_fea"], last(case["in/y"])) if "in/clip_fea" in case else ()
+
+
 def velocity(model, variables: dict, case: Case, x: np.ndarray, *, scale: float = 1.0):
     """(velocity, intermediates) at the case's timesteps."""
 
-    image = (case["in/clip_fea"], last(case["in/y"])) if "in/clip_fea" in case else ()
-
     @jax.jit
     def run(variables, x, t, text, keyboard, mouse):
-        condition = model.apply(variables, text, keyboard, mouse, *image, method="condition")
+        condition = model.apply(variables, text, keyboard, mouse, *image_input(case), method="condition")
         return model.apply(variables, x, t, condition, scale)
 
     return run(variables, x, jnp.asarray(case["in/t"], jnp.float32), text_input(case), *actions(case))

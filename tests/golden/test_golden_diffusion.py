@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from cases import FOLDER, case, last, relative_error
-from models import actions, autoencoder, text_encoder, text_input, world
+from models import actions, autoencoder, image_encoder, image_input, text_encoder, text_input, world
 from mwjax.diffusion.flow import train_sigmas
-from mwjax.diffusion.sampler import Sampling, decode, sample_latents
+from mwjax.diffusion.sampler import Sampling, decode, image_channels, sample_latents
 from mwjax.diffusion.solvers import SOLVERS, solve
+from mwjax.models.image import ImageEncoder, preprocess
 from mwjax.models.text import TextEncoder
 from mwjax.training.optim import SCHEDULES
 
@@ -46,19 +47,22 @@ def test_solver(name):
     assert relative_error(path, golden[f"out/{name}/trajectory"]) < 1e-5
 
 
-def test_guided_sampling():
-    golden = case("sample_t2w_controlnet")
+@pytest.mark.parametrize("stem", ["sample_t2w_controlnet", "sample_i2w_adaln"])
+def test_guided_sampling(stem):
+    golden = case(stem)
     cfg, params = world(golden)
     (name,) = [k for k in golden.tensors if k.startswith("out/latents_")]
     steps, shift, guidance = map(float, re.fullmatch(r"out/latents_(\d+)steps_shift([\d.]+)_cfg([\d.]+)", name).groups())
     run = jax.jit(sample_latents, static_argnums=(0, 1))
     negative = text_input(golden, "neg_context", "neg_lens")
-    latents = run(cfg, Sampling(int(steps), shift, guidance), {"params": params}, last(golden["in/x"]), text_input(golden), negative, *actions(golden))
+    inputs = (text_input(golden), negative, *actions(golden), *image_input(golden))
+    latents = run(cfg, Sampling(int(steps), shift, guidance), {"params": params}, last(golden["in/x"]), *inputs)
     assert relative_error(latents, last(golden[name])) < TRAJECTORY
 
 
-def test_end_to_end():
-    golden = case("e2e_t2w_controlnet")
+@pytest.mark.parametrize("stem", ["e2e_t2w_controlnet", "e2e_i2w_adaln"])
+def test_end_to_end(stem):
+    golden = case(stem)
     config, sampler = golden.meta["config"], golden.meta["sampler"]
     cfg, params = world(golden, prefix="dit/", config=config["dit"])
     text_cfg, text_params = text_encoder(golden, prefix="t5/", config=config["t5"])
@@ -73,9 +77,18 @@ def test_end_to_end():
     assert relative_error(negative, golden["out/negative_prompt_embeds"]) < 1e-5
     length = max(prompt.shape[1], negative.shape[1])
     prompt, negative = (jnp.pad(e, ((0, 0), (0, length - e.shape[1]), (0, 0))) for e in (prompt, negative))
+    image = ()
+    if "in/image" in golden:
+        image_cfg, image_params = image_encoder(golden, prefix="clip/", config=config["clip"])
+        picture = np.moveaxis(golden["in/image"], 0, -1)[None] * 2 - 1
+        tokens = ImageEncoder(image_cfg).apply({"params": image_params}, preprocess(picture, image_cfg.image_size))
+        assert relative_error(tokens, golden["out/clip_features"]) < 1e-5
+        channels = image_channels(vae_cfg, vae_params, picture, frames=golden["in/keyboard_actions"].shape[1])
+        assert relative_error(channels, last(golden["out/image_condition_y"])) < 1e-5
+        image = (tokens, channels)
     sampling = Sampling(sampler["steps"], sampler["shift"], sampler["guidance_scale"], sampler["solver"])
     run = jax.jit(sample_latents, static_argnums=(0, 1))
-    latents = run(cfg, sampling, {"params": params}, last(golden["in/noise"]), prompt, negative, *actions(golden))
+    latents = run(cfg, sampling, {"params": params}, last(golden["in/noise"]), prompt, negative, *actions(golden), *image)
     assert relative_error(latents, last(golden["out/latents"])) < TRAJECTORY
     frames = jax.jit(decode, static_argnums=0)(vae_cfg, vae_params, latents)
     assert relative_error(frames, last(golden["out/frames"])) < TRAJECTORY

@@ -7,8 +7,9 @@ import pytest
 from cases import case, last, relative_error
 from converters.lora import LORA
 from converters.tables import load
-from models import actions, autoencoder, text_encoder, velocity, world
+from models import actions, autoencoder, image_encoder, text_encoder, velocity, world
 from mwjax.models import lora
+from mwjax.models.image import ImageEncoder, preprocess
 from mwjax.models.text import TextEncoder
 from mwjax.models.vae import VAE
 from mwjax.models.world_model import WorldModel
@@ -16,7 +17,7 @@ from mwjax.models.world_model import WorldModel
 NETWORK = 1e-5
 
 
-@pytest.mark.parametrize("stem", ["dit_t2v", "dit_i2v", "dit_t2w_controlnet", "wide_dit_t2w_controlnet"])
+@pytest.mark.parametrize("stem", ["dit_t2v", "dit_i2v", "dit_t2w_controlnet", "wide_dit_t2w_controlnet", "dit_i2w_adaln"])
 def test_transformer(stem):
     golden = case(stem)
     cfg, params = world(golden)
@@ -74,8 +75,19 @@ def test_text_encoder():
     assert relative_error(out * mask[..., None], golden["out/embeddings"] * mask[..., None]) < NETWORK
 
 
-def test_lora_as_adapter_and_merged():
-    golden = case("lora_t2w_controlnet")
+def test_image_encoder():
+    golden = case("clip_vision")
+    cfg, params = image_encoder(golden)
+    encode = jax.jit(lambda p, x: ImageEncoder(cfg).apply({"params": p}, x))
+    assert relative_error(encode(params, np.moveaxis(golden["in/pixels"], 1, -1)), golden["out/penultimate"]) < NETWORK
+    pixels = preprocess(np.moveaxis(golden["in/raw_image"], 0, -1)[None], cfg.image_size)
+    assert relative_error(pixels, np.moveaxis(golden["out/preprocessed"], 1, -1)) < NETWORK
+    assert relative_error(encode(params, pixels), golden["out/penultimate_of_raw"]) < NETWORK
+
+
+@pytest.mark.parametrize("stem", ["lora_t2w_controlnet", "lora_i2w_adaln"])
+def test_lora_as_adapter_and_merged(stem):
+    golden = case(stem)
     cfg, params = world(golden)
     tensors = {k.removeprefix("lora:"): v for k, v in golden.weights().items() if k.startswith("lora:")}
     tensors |= {k.replace("lora_down.weight", "alpha"): np.float32(golden.meta["alpha"]) for k in list(tensors) if k.endswith("lora_down.weight")}

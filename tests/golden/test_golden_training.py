@@ -3,12 +3,13 @@
 import jax
 import numpy as np
 import optax
+import pytest
 from flax.traverse_util import unflatten_dict
 
 from cases import case, last, relative_error
 from converters.dit import WORLD
 from converters.tables import save
-from models import actions, text_input, world
+from models import actions, image_input, text_input, world
 from mwjax.diffusion.flow import TRAIN_STEPS, add_noise, flow_loss, train_sigmas
 from mwjax.models.world_model import WorldModel
 from mwjax.training.loop import TRAINABLE
@@ -18,8 +19,9 @@ from mwjax.training.state import combine, partition
 STEP = 1e-4
 
 
-def test_action_stage_steps():
-    golden = case("train_t2w_controlnet")
+@pytest.mark.parametrize("stem", ["train_t2w_controlnet", "train_i2w_adaln"])
+def test_action_stage_steps(stem):
+    golden = case(stem)
     cfg, params = world(golden)
     model, options = WorldModel(cfg), golden.meta["optimizer"]
     trainable, frozen = partition({"params": params}, TRAINABLE["action"])
@@ -33,7 +35,7 @@ def test_action_stage_steps():
     def gradient(trainable, noise, sigma):
         def loss(trainable):
             variables = combine(trainable, frozen)
-            condition = model.apply(variables, text_input(golden), *actions(golden), method="condition")
+            condition = model.apply(variables, text_input(golden), *actions(golden), *image_input(golden), method="condition")
             velocity, _ = model.apply(variables, add_noise(latents, noise, sigma), sigma * TRAIN_STEPS, condition)
             return flow_loss(velocity, latents, noise, motion=golden.meta["motion_loss_ratio"])
 
