@@ -1,10 +1,13 @@
-"""Wan2.1 backbone and Micro-World action branch: key names as released."""
+"""Wan2.1 backbone and Micro-World action modules: key names as released and in diffusers' `WanTransformer3DModel`."""
 
 from collections.abc import Iterable, Mapping
 
 from converters.tables import Row
 from mwjax.models.dit import DiTConfig
 from mwjax.models.world_model import WorldConfig
+
+
+TEXT_LEN = 512  # tokens that a diffusers pipeline pads prompts to; its config does not say
 
 
 def _blocks(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -45,6 +48,34 @@ ACTION: tuple[Row, ...] = (
 
 WORLD = BACKBONE + ACTION
 
+DIFFUSERS: tuple[Row, ...] = (
+    ("patch_embedding", "backbone/patch_embedding", "patch"),
+    ("condition_embedder.time_proj", "backbone/time_projection", "linear"),
+    ("condition_embedder.{part}_embedder.linear_1", "backbone/{part}_embedding/dense_0", "linear"),
+    ("condition_embedder.{part}_embedder.linear_2", "backbone/{part}_embedding/dense_1", "linear"),
+    ("condition_embedder.image_embedder.norm1", "backbone/image_embedding/norm_in", "norm"),
+    ("condition_embedder.image_embedder.ff.net.0.proj", "backbone/image_embedding/mlp/dense_0", "linear"),
+    ("condition_embedder.image_embedder.ff.net.2", "backbone/image_embedding/mlp/dense_1", "linear"),
+    ("condition_embedder.image_embedder.norm2", "backbone/image_embedding/norm_out", "norm"),
+    ("blocks.{layer}.scale_shift_table", "backbone/blocks/modulation", "modulation"),
+    *(
+        row
+        for theirs, part in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+        for row in (
+            (f"blocks.{{layer}}.{theirs}.norm_added_k", f"backbone/blocks/{part}/norm_k_img", "norm"),
+            (f"blocks.{{layer}}.{theirs}.norm_{{name}}", f"backbone/blocks/{part}/norm_{{name}}", "norm"),
+            (f"blocks.{{layer}}.{theirs}.to_out.0", f"backbone/blocks/{part}/o", "linear"),
+            (f"blocks.{{layer}}.{theirs}.add_{{name}}_proj", f"backbone/blocks/{part}/{{name}}_img", "linear"),
+            (f"blocks.{{layer}}.{theirs}.to_{{name}}", f"backbone/blocks/{part}/{{name}}", "linear"),
+        )
+    ),
+    ("blocks.{layer}.norm2", "backbone/blocks/norm3", "norm"),  # the norms before self-attention and MLP have no weights
+    ("blocks.{layer}.ffn.net.0.proj", "backbone/blocks/ffn/dense_0", "linear"),
+    ("blocks.{layer}.ffn.net.2", "backbone/blocks/ffn/dense_1", "linear"),
+    ("scale_shift_table", "backbone/head_modulation", "modulation"),
+    ("proj_out", "backbone/head", "linear"),
+)
+
 
 def control_of(names: Iterable[str]) -> str:
     """How a transformer with these key names is controlled."""
@@ -76,3 +107,25 @@ def config_to_json(cfg: WorldConfig) -> dict:
     }  # fmt: skip
     out |= {"image_dim": b.image_dim} if b.image_dim not in (0, 1280) else {}
     return out if cfg.control == "none" else out | {"action_dim": cfg.action_dim, "mouse_dim": 2, "keyboard_dim": 7}
+
+
+def config_from_diffusers(config: Mapping) -> WorldConfig:
+    """Our sizes from the `config.json` of a `WanTransformer3DModel`."""
+    backbone = DiTConfig(
+        dim=config["num_attention_heads"] * config["attention_head_dim"], ffn_dim=config["ffn_dim"], num_heads=config["num_attention_heads"],
+        num_layers=config["num_layers"], in_dim=config["in_channels"], out_dim=config["out_channels"], text_dim=config["text_dim"],
+        text_len=TEXT_LEN, freq_dim=config["freq_dim"], eps=config["eps"], image_dim=config.get("image_dim") or 0,
+    )  # fmt: skip
+    return WorldConfig(backbone)
+
+
+def config_to_diffusers(cfg: WorldConfig) -> dict:
+    """The `config.json` of a `WanTransformer3DModel` for our sizes."""
+    b = cfg.backbone
+    return {
+        "_class_name": "WanTransformer3DModel", "patch_size": [1, b.patch, b.patch], "num_attention_heads": b.num_heads,
+        "attention_head_dim": b.dim // b.num_heads, "in_channels": b.in_dim, "out_channels": b.out_dim, "text_dim": b.text_dim,
+        "freq_dim": b.freq_dim, "ffn_dim": b.ffn_dim, "num_layers": b.num_layers, "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads", "eps": b.eps, "image_dim": b.image_dim or None,
+        "added_kv_proj_dim": b.dim if b.image_dim else None, "rope_max_seq_len": 1024,
+    }  # fmt: skip

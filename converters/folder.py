@@ -105,7 +105,7 @@ def _read_json(path: pathlib.Path) -> dict:
 
 def _fill(rows: tuple[Row, ...], path: pathlib.Path, tensors: dict[str, np.ndarray], shapes: dict) -> dict:
     try:
-        tree, _ = load(rows, tensors, shapes)
+        tree = load(rows, tensors, shapes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
@@ -160,7 +160,7 @@ def load_lora(path: pathlib.Path, backbone: dict) -> dict:
         raise InputError(f"{path} is not a LoRA file in the released naming (lora_unet__….lora_down.weight); its ranks are {sorted(ranks)}")
     shapes = jax.eval_shape(lambda: {"backbone": lora_model.init(backbone, ranks.pop(), 1.0, jax.random.key(0))})
     try:
-        tree, _ = load(LORA, tensors, shapes)
+        tree = load(LORA, tensors, shapes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree["backbone"])

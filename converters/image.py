@@ -1,4 +1,4 @@
-"""CLIP image encoder: key names of the visual part of `models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth`."""
+"""CLIP image encoder: key names of the visual part of Wan2.1's `models_clip_….pth` and of transformers' `CLIPVisionModel`."""
 
 from collections.abc import Mapping
 
@@ -17,6 +17,28 @@ IMAGE: tuple[Row, ...] = (
     ("transformer.{layer}.mlp.2", "blocks/mlp/dense_1", "linear"),
 )
 
+DIFFUSERS: tuple[Row, ...] = (
+    ("vision_model.embeddings.class_embedding", "cls_embedding", "vector"),
+    ("vision_model.embeddings.position_embedding.weight", "pos_embedding", "rows"),
+    ("vision_model.embeddings.patch_embedding", "patch_embedding", "image_patch"),
+    ("vision_model.pre_layrnorm", "pre_norm", "norm"),  # their spelling
+    ("vision_model.post_layernorm", "post_norm", "norm"),
+    ("vision_model.encoder.layers.{layer}.layer_norm{i}", "blocks/norm{i}", "norm"),
+    ("vision_model.encoder.layers.{layer}.self_attn", "blocks/to_qkv", "qkv"),
+    ("vision_model.encoder.layers.{layer}.self_attn.out_proj", "blocks/proj", "linear"),
+    ("vision_model.encoder.layers.{layer}.mlp.fc1", "blocks/mlp/dense_0", "linear"),
+    ("vision_model.encoder.layers.{layer}.mlp.fc2", "blocks/mlp/dense_1", "linear"),
+)
+
+IGNORED = "vision_model.embeddings.position_ids"  # a buffer in older files
+
+
+def named_as_released(tensors: Mapping) -> dict:
+    """The tensors of a transformers file under the names that released files have, whichever version wrote it."""
+    named = {name if name.startswith("vision_model.") else "vision_model." + name: value for name, value in tensors.items()}
+    named.pop(IGNORED, None)
+    return named
+
 
 def config_from_json(config: Mapping) -> ImageConfig:
     """Our sizes from the original's constructor arguments."""
@@ -29,3 +51,16 @@ def config_to_json(cfg: ImageConfig) -> dict:
     return {"image_size": cfg.image_size, "patch_size": cfg.patch, "dim": cfg.dim, "mlp_ratio": cfg.mlp_ratio, "out_dim": cfg.out_dim,
             "num_heads": cfg.num_heads, "num_layers": cfg.num_layers, "pool_type": "token", "pre_norm": True, "post_norm": False,
             "activation": "gelu", "norm_eps": cfg.eps}  # fmt: skip
+
+
+def config_from_diffusers(config: Mapping) -> ImageConfig:
+    """Our sizes from the `config.json` of a `CLIPVisionModel`, which has no head."""
+    return ImageConfig(config["image_size"], config["patch_size"], config["hidden_size"], config["intermediate_size"] // config["hidden_size"], 0,
+                       config["num_attention_heads"], config["num_hidden_layers"], config.get("layer_norm_eps", 1e-5))  # fmt: skip
+
+
+def config_to_diffusers(cfg: ImageConfig) -> dict:
+    """The `config.json` of a `CLIPVisionModel` for our sizes."""
+    return {"architectures": ["CLIPVisionModel"], "model_type": "clip_vision_model", "image_size": cfg.image_size, "patch_size": cfg.patch,
+            "hidden_size": cfg.dim, "intermediate_size": cfg.mlp_ratio * cfg.dim, "num_attention_heads": cfg.num_heads,
+            "num_hidden_layers": cfg.num_layers, "hidden_act": "gelu", "layer_norm_eps": cfg.eps, "projection_dim": 1024}  # fmt: skip

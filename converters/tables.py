@@ -19,12 +19,19 @@ Row = tuple[str, str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """One tensor of a layer: their suffix, our name, and the layout change both ways."""
+    """One tensor of a layer: their suffix, our name, and the layout change both ways.
 
-    theirs: str
+    Several suffixes are several tensors of theirs, which lie one after the other along the last axis of ours.
+    """
+
+    theirs: str | tuple[str, ...]
     ours: str
     load: Callable[[np.ndarray], np.ndarray] = lambda a: a
     save: Callable[[np.ndarray], np.ndarray] = lambda a: a
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 def _permute(*axes: int) -> tuple[Callable, Callable]:
@@ -53,6 +60,11 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
     "norm": (Leaf(".weight", "/scale"), BIAS),
     "gamma2": (Leaf(".gamma", "/gamma", *_unit((1, 2))),),
     "gamma3": (Leaf(".gamma", "/gamma", *_unit((1, 2, 3))),),
+    "qkv": tuple(
+        Leaf(tuple(f".{part}_proj.{name}" for part in "qkv"), ours, *change)
+        for name, ours, change in (("weight", "/kernel", _permute(1, 0)), ("bias", "/bias", ()))),
+    "vector": (Leaf("", "", lambda a: a[None, None], lambda a: a[0, 0]),),  # [d] to [1, 1, d]
+    "rows": (Leaf("", "", lambda a: a[None], lambda a: a[0]),),  # [n, d] to [1, n, d]
     "modulation": (Leaf("", "", *_unit((0,))),),
     "table": (Leaf("", ""),),
     "lora": (Leaf(".lora_down.weight", "/down", *_permute(1, 0)), Leaf(".lora_up.weight", "/up", *_permute(1, 0)), Leaf(".alpha", "/alpha")),
@@ -67,11 +79,25 @@ def _pattern(template: str) -> re.Pattern:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Where one of our leaves comes from."""
+    """Where one of our leaves comes from: for each layer (or the one layer, if it is not stacked) the names of its tensors."""
 
-    names: tuple[str, ...]  # their names, one per layer if stacked
+    layers: tuple[tuple[str, ...], ...]
     stacked: bool
     leaf: Leaf
+
+    @property
+    def names(self) -> list[str]:
+        return [name for names in self.layers for name in names]
+
+    def join(self, tensors: list[np.ndarray]) -> np.ndarray:
+        """One layer of ours from its tensors."""
+        parts = [self.leaf.load(np.asarray(tensor)) for tensor in tensors]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+    def part(self, value: np.ndarray) -> list[np.ndarray]:
+        """The tensors of one layer of ours."""
+        parts = [value] if len(self.leaf.suffixes) == 1 else np.split(value, len(self.leaf.suffixes), -1)
+        return [np.asarray(self.leaf.save(part), order="C") for part in parts]
 
 
 def match(rows: tuple[Row, ...], path: str, shape: tuple[int, ...]) -> Match | None:
@@ -81,53 +107,75 @@ def match(rows: tuple[Row, ...], path: str, shape: tuple[int, ...]) -> Match | N
             found = _pattern(ours + leaf.ours).fullmatch(path)
             if found:
                 stacked = "{layer}" in theirs
-                layers = range(shape[0]) if stacked else (0,)
-                return Match(tuple((theirs + leaf.theirs).format(layer=n, **found.groupdict()) for n in layers), stacked, leaf)
+                numbers = range(shape[0]) if stacked else (0,)
+                layers = tuple(tuple((theirs + s).format(layer=n, **found.groupdict()) for s in leaf.suffixes) for n in numbers)
+                return Match(layers, stacked, leaf)
     return None
 
 
-def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict, *, optional: str = "") -> tuple[dict, list[str]]:
+def _must_match(rows: tuple[Row, ...], path: str, shape: tuple[int, ...]) -> Match:
+    found = match(rows, path, shape)
+    if found is None:
+        raise AssertionError(f"no conversion rule for {path}")
+    return found
+
+
+def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
     """Fill the tree `target` (arrays or shapes) from `tensors`. Every key is used exactly once.
 
-    optional: regex of our paths that may be absent as a whole (they are left as None and returned as a list).
     Raises InputError listing keys that are missing, unexpected or of the wrong shape.
     """
-    missing, wrong, absent, used, out = [], [], [], set(), {}
+    missing, wrong, used, out = [], [], set(), {}
     for path, leaf in flatten_dict(target, sep="/").items():
-        found = match(rows, path, leaf.shape)
-        if found is None:
-            raise AssertionError(f"no conversion rule for {path}")
+        found = _must_match(rows, path, leaf.shape)
         lost = [name for name in found.names if name not in tensors]
-        if lost and optional and re.match(optional, path):
-            absent.append(path)
-            out[path] = None
-            continue
         missing += lost
         if lost:
             continue
         used.update(found.names)
-        parts = [found.leaf.load(np.asarray(tensors[name])) for name in found.names]
-        odd = {p.shape for p in parts}
+        layers = [found.join([tensors[name] for name in names]) for names in found.layers]
+        odd = {layer.shape for layer in layers}
         if len(odd) > 1:
             wrong.append(f"{found.names[0].replace('.0.', '.*.')} differ in shape: {sorted(odd)}")
             continue
-        value = np.stack(parts) if found.stacked else parts[0]
+        value = np.stack(layers) if found.stacked else layers[0]
         if value.shape != tuple(leaf.shape):
             wrong.append(f"{found.names[0]} gives {value.shape}, the model has {tuple(leaf.shape)}")
         out[path] = value
-    unexpected = [name for name in tensors if name not in used]
+    refuse(missing, [name for name in tensors if name not in used], wrong)
+    return unflatten_dict(out, sep="/")
+
+
+def refuse(missing: list[str], unexpected: list[str], wrong: list[str]) -> None:
+    """An InputError that lists what does not fit, if anything."""
     problems = [f"{len(what)} {title}: {', '.join(what[:8])}{' …' if len(what) > 8 else ''}"
                 for title, what in (("missing", missing), ("unexpected", unexpected), ("of the wrong shape", wrong)) if what]  # fmt: skip
     if problems:
         raise InputError("these weights do not fit the model; " + "; ".join(problems))
-    return unflatten_dict(out, sep="/"), absent
 
 
 def save(rows: tuple[Row, ...], tree: dict) -> Iterator[tuple[str, np.ndarray]]:
     """Their (name, array) pairs for our tree; the inverse of `load`, bit for bit."""
     for path, value in flatten_dict(tree, sep="/").items():
-        found = match(rows, path, value.shape)
-        if found is None:
-            raise AssertionError(f"no conversion rule for {path}")
-        for n, name in enumerate(found.names):
-            yield name, np.asarray(found.leaf.save(np.asarray(value[n] if found.stacked else value)), order="C")
+        found = _must_match(rows, path, value.shape)
+        for n, names in enumerate(found.layers):
+            yield from zip(names, found.part(np.asarray(value[n] if found.stacked else value)), strict=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """One step of a conversion between two layouts: tensors to read, how to change them, tensors to write."""
+
+    read: tuple[str, ...]
+    write: tuple[str, ...]
+    change: Callable[[list[np.ndarray]], list[np.ndarray]]
+
+
+def moves(source: tuple[Row, ...], target: tuple[Row, ...], shapes: dict) -> list[Move]:
+    """The conversion of a network from one layout to another, layer by layer, so that only one layer's tensors are in memory."""
+    out = []
+    for path, leaf in flatten_dict(shapes, sep="/").items():
+        theirs, new = _must_match(source, path, leaf.shape), _must_match(target, path, leaf.shape)
+        for read, write in zip(theirs.layers, new.layers, strict=True):
+            out.append(Move(read, write, lambda tensors, theirs=theirs, new=new: new.part(theirs.join(tensors))))
+    return out

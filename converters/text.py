@@ -1,4 +1,4 @@
-"""UMT5 text encoder: key names of `models_t5_umt5-xxl-enc-bf16.pth`."""
+"""UMT5 text encoder: key names of `models_t5_umt5-xxl-enc-bf16.pth` and of transformers' `UMT5EncoderModel`."""
 
 from collections.abc import Mapping
 
@@ -15,6 +15,27 @@ TEXT: tuple[Row, ...] = (
     ("blocks.{layer}.attn.{name}", "blocks/{name}", "linear"),
 )
 
+DIFFUSERS: tuple[Row, ...] = (
+    ("shared.weight", "token_embedding", "table"),
+    ("encoder.final_layer_norm", "norm", "norm"),
+    ("encoder.block.{layer}.layer.0.layer_norm", "blocks/norm1", "norm"),
+    ("encoder.block.{layer}.layer.1.layer_norm", "blocks/norm2", "norm"),
+    ("encoder.block.{layer}.layer.0.SelfAttention.relative_attention_bias.weight", "blocks/relative_bias", "table"),
+    ("encoder.block.{layer}.layer.1.DenseReluDense.wi_0", "blocks/gate", "linear"),
+    ("encoder.block.{layer}.layer.1.DenseReluDense.wi_1", "blocks/fc1", "linear"),
+    ("encoder.block.{layer}.layer.1.DenseReluDense.wo", "blocks/fc2", "linear"),
+    ("encoder.block.{layer}.layer.0.SelfAttention.{name}", "blocks/{name}", "linear"),
+)
+
+COPY = "encoder.embed_tokens.weight"  # some files hold the embedding table under this name too
+
+
+def without_copy(tensors: Mapping) -> dict:
+    """The tensors of a transformers file with the embedding table under one name."""
+    tensors = dict(tensors)
+    copy = tensors.pop(COPY, None)
+    return tensors if copy is None or "shared.weight" in tensors else tensors | {"shared.weight": copy}
+
 
 def config_from_json(config: Mapping) -> TextConfig:
     """Our sizes from the original's constructor arguments."""
@@ -25,3 +46,17 @@ def config_to_json(cfg: TextConfig) -> dict:
     """The original's constructor arguments for our sizes."""
     return {"vocab": cfg.vocab, "dim": cfg.dim, "dim_attn": cfg.dim_attn, "dim_ffn": cfg.dim_ffn, "num_heads": cfg.num_heads,
             "num_layers": cfg.num_layers, "num_buckets": cfg.num_buckets, "shared_pos": False, "dropout": 0.0}  # fmt: skip
+
+
+def config_from_diffusers(config: Mapping) -> TextConfig:
+    """Our sizes from the `config.json` of a `UMT5EncoderModel`."""
+    return TextConfig(config["vocab_size"], config["d_model"], config["d_kv"] * config["num_heads"], config["d_ff"], config["num_heads"],
+                      config["num_layers"], config["relative_attention_num_buckets"], config.get("relative_attention_max_distance", 128))  # fmt: skip
+
+
+def config_to_diffusers(cfg: TextConfig) -> dict:
+    """The `config.json` of a `UMT5EncoderModel` for our sizes."""
+    return {"architectures": ["UMT5EncoderModel"], "model_type": "umt5", "vocab_size": cfg.vocab, "d_model": cfg.dim, "d_kv": cfg.dim_attn // cfg.num_heads,
+            "d_ff": cfg.dim_ffn, "num_heads": cfg.num_heads, "num_layers": cfg.num_layers, "relative_attention_num_buckets": cfg.num_buckets,
+            "relative_attention_max_distance": cfg.max_distance, "layer_norm_epsilon": 1e-6, "feed_forward_proj": "gated-gelu",
+            "tie_word_embeddings": False, "dropout_rate": 0.0}  # fmt: skip

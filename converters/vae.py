@@ -1,9 +1,9 @@
-"""Wan2.1 VAE: key names of `Wan2.1_VAE.pth`."""
+"""Wan2.1 VAE: key names of `Wan2.1_VAE.pth` and of diffusers' `AutoencoderKLWan`."""
 
 from collections.abc import Mapping
 
 from converters.tables import Row
-from mwjax.models.vae import VAEConfig
+from mwjax.models.vae import LATENT_MEAN, LATENT_STD, VAEConfig
 
 
 def _residual(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -32,6 +32,45 @@ VAE: tuple[Row, ...] = (
 )
 
 
+def _diffusers_residual(theirs: str, ours: str) -> tuple[Row, ...]:
+    return (
+        (theirs + ".norm1", ours + "/norm1", "gamma3"),
+        (theirs + ".conv1", ours + "/conv1", "conv3"),
+        (theirs + ".norm2", ours + "/norm2", "gamma3"),
+        (theirs + ".conv2", ours + "/conv2", "conv3"),
+        (theirs + ".conv_shortcut", ours + "/shortcut", "conv3"),
+    )
+
+
+def diffusers(cfg: VAEConfig) -> tuple[Row, ...]:
+    """Rows of the diffusers layout: its decoder numbers levels and blocks within a level."""
+    per_level = cfg.num_res_blocks + 2
+    ups: tuple[Row, ...] = ()
+    for index in range(per_level * len(cfg.dim_mult) - 1):
+        level, place = divmod(index, per_level)
+        ours = f"decoder/upsamples_{index}"
+        if place < per_level - 1:
+            ups += _diffusers_residual(f"decoder.up_blocks.{level}.resnets.{place}", ours)
+        else:
+            theirs = f"decoder.up_blocks.{level}.upsamplers.0"
+            ups += ((theirs + ".resample.1", ours + "/resample", "conv2"), (theirs + ".time_conv", ours + "/time_conv", "conv3"))
+    return (
+        ("quant_conv", "conv1", "conv3"),
+        ("post_quant_conv", "conv2", "conv3"),
+        ("{part}.conv_in", "{part}/conv1", "conv3"),
+        ("{part}.mid_block.attentions.0.norm", "{part}/middle_1/norm", "gamma2"),
+        ("{part}.mid_block.attentions.0.{name}", "{part}/middle_1/{name}", "conv2"),
+        *_diffusers_residual("{part}.mid_block.resnets.0", "{part}/middle_0"),
+        *_diffusers_residual("{part}.mid_block.resnets.1", "{part}/middle_2"),
+        *_diffusers_residual("encoder.down_blocks.{i}", "encoder/downsamples_{i}"),
+        ("encoder.down_blocks.{i}.resample.1", "encoder/downsamples_{i}/resample", "conv2"),
+        ("encoder.down_blocks.{i}.time_conv", "encoder/downsamples_{i}", "time"),
+        *ups,
+        ("{part}.norm_out", "{part}/norm", "gamma3"),
+        ("{part}.conv_out", "{part}/head", "conv3"),
+    )
+
+
 def config_from_json(config: Mapping) -> VAEConfig:
     """Our sizes from the original's constructor arguments."""
     down = config.get("temperal_downsample", (False, True, True))
@@ -42,3 +81,15 @@ def config_to_json(cfg: VAEConfig) -> dict:
     """The original's constructor arguments (its spelling) for our sizes."""
     return {"dim": cfg.dim, "z_dim": cfg.z_dim, "dim_mult": list(cfg.dim_mult), "num_res_blocks": cfg.num_res_blocks,
             "attn_scales": [], "temperal_downsample": list(cfg.temporal_down), "dropout": 0.0}  # fmt: skip
+
+
+def config_from_diffusers(config: Mapping) -> VAEConfig:
+    """Our sizes from the `config.json` of an `AutoencoderKLWan`."""
+    return VAEConfig(config["base_dim"], tuple(config["dim_mult"]), config["num_res_blocks"], tuple(config["temperal_downsample"]), config["z_dim"])
+
+
+def config_to_diffusers(cfg: VAEConfig) -> dict:
+    """The `config.json` of an `AutoencoderKLWan` (its spelling) for our sizes."""
+    return {"_class_name": "AutoencoderKLWan", "base_dim": cfg.dim, "z_dim": cfg.z_dim, "dim_mult": list(cfg.dim_mult),
+            "num_res_blocks": cfg.num_res_blocks, "attn_scales": [], "temperal_downsample": list(cfg.temporal_down), "dropout": 0.0,
+            "latents_mean": [round(float(x), 4) for x in LATENT_MEAN], "latents_std": [round(float(x), 4) for x in LATENT_STD]}  # fmt: skip

@@ -25,7 +25,7 @@ class ImageConfig:
     patch: int = 14
     dim: int = 1280
     mlp_ratio: int = 4
-    out_dim: int = 1024
+    out_dim: int = 1024  # of the head; 0: there is none
     num_heads: int = 16
     num_layers: int = 32
     eps: float = 1e-5
@@ -85,7 +85,8 @@ class ImageEncoder(nn.Module):
         block = ImageBlock(cfg, parent=None)
         blocks = self.param("blocks", stacked_init(block, cfg.num_layers, jnp.zeros((1, 1, cfg.dim))))
         used = jax.tree.map(lambda a: a[:-1], blocks)
-        self.param("head", normal, (cfg.dim, cfg.out_dim))
+        if cfg.out_dim:
+            self.param("head", normal, (cfg.dim, cfg.out_dim))
         if self.is_initializing():
             LayerNorm(cfg.eps, name="post_norm")(x)
         return jax.lax.scan(lambda x, p: (block.apply({"params": p}, x), None), x, used)[0]

@@ -17,22 +17,22 @@ def world(case: Case, *, prefix: str = "", config: dict | None = None):
         config["image_dim"] = case["in/clip_fea" if "in/clip_fea" in case else "out/clip_features"].shape[-1]
     weights = {k: v for k, v in case.weights(prefix).items() if not k.startswith("lora:")}
     cfg = dit.config_from_json(config, control=dit.control_of(weights))
-    return cfg, load(dit.WORLD, weights, world_shapes(cfg))[0]
+    return cfg, load(dit.WORLD, weights, world_shapes(cfg))
 
 
 def autoencoder(case: Case, *, prefix: str = "", config: dict | None = None):
     cfg = vae.config_from_json(config or case.meta["config"])
-    return cfg, load(vae.VAE, case.weights(prefix), vae_shapes(cfg))[0]
+    return cfg, load(vae.VAE, case.weights(prefix), vae_shapes(cfg))
 
 
 def text_encoder(case: Case, *, prefix: str = "", config: dict | None = None):
     cfg = text.config_from_json(config or case.meta["config"])
-    return cfg, load(text.TEXT, case.weights(prefix), text_shapes(cfg))[0]
+    return cfg, load(text.TEXT, case.weights(prefix), text_shapes(cfg))
 
 
 def image_encoder(case: Case, *, prefix: str = "", config: dict | None = None):
     cfg = image.config_from_json(config or case.meta["config"])
-    return cfg, load(image.IMAGE, case.weights(prefix), image_shapes(cfg))[0]
+    return cfg, load(image.IMAGE, case.weights(prefix), image_shapes(cfg))
 
 
 def text_input(case: Case, name: str = "context", lengths: str = "context_lens") -> np.ndarray:

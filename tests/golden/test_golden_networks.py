@@ -92,7 +92,7 @@ def test_lora_as_adapter_and_merged(stem):
     tensors = {k.removeprefix("lora:"): v for k, v in golden.weights().items() if k.startswith("lora:")}
     tensors |= {k.replace("lora_down.weight", "alpha"): np.float32(golden.meta["alpha"]) for k in list(tensors) if k.endswith("lora_down.weight")}
     shapes = jax.eval_shape(lambda: {"backbone": lora.init(params["backbone"], golden.meta["rank"], 1.0, jax.random.key(0))})
-    adapters, _ = load(LORA, tensors, shapes)
+    adapters = load(LORA, tensors, shapes)
     merged = {"params": params | {"backbone": lora.merge(params["backbone"], adapters["backbone"], 1.0)}}
     removed = {"params": params | {"backbone": lora.merge(params["backbone"], adapters["backbone"], 0.0)}}
     x = last(golden["in/x"])

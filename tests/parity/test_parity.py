@@ -1,0 +1,167 @@
+"""Our networks against diffusers and transformers: the same files, the same outputs, and back again."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from converters import dit, image, text, vae  # noqa: E402
+from converters.folder import image_shapes, read_tensors, text_shapes, vae_shapes, world_shapes  # noqa: E402
+from converters.tables import load, save  # noqa: E402
+from mwjax.models.image import ImageEncoder  # noqa: E402
+from mwjax.models.text import TextEncoder  # noqa: E402
+from mwjax.models.vae import LATENT_MEAN, LATENT_STD, VAE  # noqa: E402
+from mwjax.models.world_model import WorldModel  # noqa: E402
+
+pytestmark = pytest.mark.parity
+NETWORK = 1e-5
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def randomised(model):
+    """The model with every parameter drawn, so that nothing starts at zero or one."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            scale = 0.2 if parameter.ndim < 2 else 0.8 / np.sqrt(parameter[0].numel())
+            parameter.add_(torch.randn_like(parameter) * scale)
+    return model.eval()
+
+
+def saved(model, folder) -> tuple[dict, dict]:
+    """(config, tensors) of the files that the library itself writes."""
+    model.save_pretrained(folder)
+    (file,) = folder.glob("*.safetensors")
+    return json.loads((folder / "config.json").read_text()), read_tensors(file)
+
+
+def close(ours, theirs) -> None:
+    ours, theirs = np.asarray(ours), theirs.detach().numpy()
+    assert ours.shape == theirs.shape
+    assert np.linalg.norm(ours - theirs) / np.linalg.norm(theirs) < NETWORK
+
+
+def returns(rows, params: dict, tensors: dict, model, ignore: tuple[str, ...] = ()) -> None:
+    """Our parameters, exported, are the library's tensors bit for bit, and it loads them strictly."""
+    out = dict(save(rows, jax.device_get(params)))
+    assert out.keys() == tensors.keys() - set(ignore)
+    for name, value in out.items():
+        np.testing.assert_array_equal(value, tensors[name], err_msg=name)
+    state = {name: torch.from_numpy(np.array(value)) for name, value in out.items()}
+    state |= {name: value for name, value in model.state_dict().items() if name in ignore}
+    model.load_state_dict(state, strict=True)
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v"])
+def test_transformer(kind, tmp_path):
+    from diffusers import WanTransformer3DModel
+
+    extra = {"image_dim": 40, "added_kv_proj_dim": 48} if kind == "i2v" else {}
+    channels = 36 if kind == "i2v" else 16
+    model = randomised(WanTransformer3DModel(
+        patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=channels, out_channels=16, text_dim=20,
+        freq_dim=32, ffn_dim=88, num_layers=3, cross_attn_norm=True, qk_norm="rms_norm_across_heads", **extra,
+    ))  # fmt: skip
+    config, tensors = saved(model, tmp_path)
+    cfg = dit.config_from_diffusers(config)
+    params = load(dit.DIFFUSERS, tensors, world_shapes(cfg))
+    rng = np.random.default_rng(0)
+    x, prompt = rng.normal(size=(2, channels, 3, 8, 6)).astype(np.float32), rng.normal(size=(2, 512, 20)).astype(np.float32)
+    picture = rng.normal(size=(2, 257, 40)).astype(np.float32) if kind == "i2v" else None
+    t = np.array([999.0, 250.0], np.float32)
+    with torch.no_grad():
+        expected = model(
+            torch.from_numpy(x), torch.from_numpy(t), torch.from_numpy(prompt),
+            encoder_hidden_states_image=None if picture is None else torch.from_numpy(picture),
+        ).sample  # fmt: skip
+    last = np.moveaxis(x, 1, -1)
+
+    @jax.jit
+    def ours(params):
+        model = WorldModel(cfg)
+        condition = model.apply({"params": params}, prompt, None, None, picture, last[..., 16:] if kind == "i2v" else None, method="condition")
+        return model.apply({"params": params}, last[..., :16], t, condition)[0]
+
+    close(np.moveaxis(np.asarray(ours(params)), -1, 1), expected)
+    returns(dit.DIFFUSERS, params, tensors, model)
+    type(model).from_config(dit.config_to_diffusers(cfg)).load_state_dict(model.state_dict(), strict=True)
+
+
+def test_autoencoder(tmp_path):
+    from diffusers import AutoencoderKLWan
+
+    model = randomised(AutoencoderKLWan(base_dim=8, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, temperal_downsample=[False, True, True]))
+    config, tensors = saved(model, tmp_path)
+    cfg = vae.config_from_diffusers(config)
+    rows = vae.diffusers(cfg)
+    params = load(rows, tensors, vae_shapes(cfg))
+    video = np.random.default_rng(0).uniform(-1, 1, (1, 3, 9, 32, 48)).astype(np.float32)
+    with torch.no_grad():
+        posterior = model.encode(torch.from_numpy(video)).latent_dist
+        decoded = model.decode(posterior.mean, return_dict=False)[0]
+    (mean, logvar), _ = VAE(cfg).apply({"params": params}, np.moveaxis(video, 1, -1), method="encode", mutable=["cache"])
+    close(np.moveaxis(np.asarray(mean * LATENT_STD.reshape(1, 1, 1, 1, -1) + LATENT_MEAN.reshape(1, 1, 1, 1, -1)), -1, 1), posterior.mean)
+    close(np.moveaxis(np.asarray(logvar), -1, 1), posterior.logvar)
+    frames, _ = VAE(cfg).apply({"params": params}, mean, method="decode", mutable=["cache"])
+    close(np.moveaxis(np.clip(np.asarray(frames), -1, 1), -1, 1), decoded)
+    returns(rows, params, tensors, model)
+    type(model).from_config(vae.config_to_diffusers(cfg)).load_state_dict(model.state_dict(), strict=True)
+
+
+def test_text_encoder(tmp_path):
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    model = randomised(UMT5EncoderModel(UMT5Config(
+        vocab_size=120, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu",
+    )))  # fmt: skip
+    config, tensors = saved(model, tmp_path)
+    cfg = text.config_from_diffusers(config)
+    params = load(text.DIFFUSERS, text.without_copy(tensors), text_shapes(cfg))
+    ids = np.random.default_rng(0).integers(1, 120, (2, 40))
+    mask = np.ones_like(ids)
+    mask[1, 25:] = 0
+    with torch.no_grad():
+        expected = model(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
+    ours = TextEncoder(cfg).apply({"params": params}, ids, mask)
+    close(np.asarray(ours)[mask > 0], expected[torch.from_numpy(mask) > 0])
+    state = {name: torch.from_numpy(np.array(value)) for name, value in save(text.DIFFUSERS, jax.device_get(params))}
+    fresh = UMT5EncoderModel(UMT5Config(**text.config_to_diffusers(cfg)))
+    missing, unexpected = fresh.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= {text.COPY}
+    fresh.tie_weights()
+    with torch.no_grad():
+        close(fresh.eval()(torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state.numpy(), expected)
+
+
+def test_image_encoder(tmp_path):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    model = randomised(CLIPVisionModel(CLIPVisionConfig(
+        hidden_size=40, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, image_size=56, patch_size=14, hidden_act="gelu",
+    )))  # fmt: skip
+    config, tensors = saved(model, tmp_path)
+    cfg = image.config_from_diffusers(config)
+    tensors = image.named_as_released(tensors)
+    params = load(image.DIFFUSERS, tensors, image_shapes(cfg))
+    pixels = np.random.default_rng(0).normal(size=(2, 56, 56, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(np.moveaxis(pixels, -1, 1)), output_hidden_states=True).hidden_states[-2]
+    close(ImageEncoder(cfg).apply({"params": params}, pixels), expected)
+    out = dict(save(image.DIFFUSERS, jax.device_get(params)))
+    assert out.keys() == tensors.keys()
+    folder = tmp_path / "back"
+    folder.mkdir()
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(value) for name, value in out.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(image.config_to_diffusers(cfg)))
+    back = CLIPVisionModel.from_pretrained(folder)
+    for name, value in back.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=0)
