@@ -1,115 +1,104 @@
-"""Import released weights: python -m converters import SOURCE OUT.
-
-SOURCE is a downloaded folder of original Wan2.1-T2V weights (diffusion_pytorch_model*.safetensors, config.json,
-Wan2.1_VAE.pth, models_t5_umt5-xxl-enc-bf16.pth, google/umt5-xxl/). The .pth files need torch: pip install -e ".[convert]".
-"""
+"""Weights in and out: import a released model, export one to the files that others load, look at what a folder holds."""
 
 import argparse
-import json
+import collections
 import pathlib
-import shutil
-from collections.abc import Mapping
 
 import numpy as np
-from safetensors import safe_open
-from tqdm import tqdm
 
-from converters import dit, text, vae
-from converters.folder import TEXT_FILE, TRANSFORMER, VAE_FILE, text_shapes, vae_shapes, world_shapes, write_tensors
-from converters.tables import Row, load
+from converters.convert import LAYOUTS, export_model, import_model, write_lora
+from converters.files import NUMPY
+from converters.folder import SHIPPED
+from converters.layouts import open_folder, open_lora
+from converters.lora import NAMINGS as LORA_NAMINGS
+from converters.lora import naming as lora_naming
 from mwjax.errors import InputError, command
-from mwjax.models.text import TextConfig
-from mwjax.models.vae import VAEConfig
-
-VAE_PTH = "Wan2.1_VAE.pth"
-TEXT_PTH = "models_t5_umt5-xxl-enc-bf16.pth"
-TOKENIZER = "google/umt5-xxl"
 
 
-def read_pickle(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Tensors of a .pth file; nothing but tensors is ever unpickled."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f'{path.name} needs PyTorch to be read; run: pip install -e ".[convert]"') from None
-    import ml_dtypes
+def fetch(name: str) -> pathlib.Path:
+    """A local folder, a shipped model, or a download from the Hugging Face hub (kept in its cache; a cut download carries on)."""
+    path = SHIPPED.get(name, pathlib.Path(name))
+    if path.exists():
+        return path
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise InputError(f"{name} is neither a folder nor a Hugging Face name such as Wan-AI/Wan2.1-T2V-1.3B")
+    from huggingface_hub import snapshot_download
 
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # torch raises many kinds for files that are cut short or carry code
-        raise InputError(f"{path} is damaged or holds more than tensors ({type(error).__name__}); download it again") from None
-    halves = {name: t.dtype == torch.bfloat16 for name, t in tensors.items()}
-    return {name: t.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if halves[name] else t.numpy() for name, t in tensors.items()}
+        return pathlib.Path(snapshot_download(name))
+    except Exception as error:  # the hub raises many kinds: no network, no such name, no access
+        raise InputError(f"{name} is no local folder and could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]})") from None
 
 
-class Shards(Mapping):
-    """The tensors of one or several safetensors files, read when asked for."""
-
-    def __init__(self, paths: list[pathlib.Path]):
-        self._files = {}
-        for path in paths:
-            try:
-                file = safe_open(path, "np")
-                self._files |= dict.fromkeys(file.keys(), file)
-            except Exception as error:
-                raise InputError(f"{path} is damaged ({error}); download it again") from None
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._files[name].get_tensor(name)
-
-    def __iter__(self):
-        return iter(self._files)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-
-def check(rows: tuple[Row, ...], tensors: Mapping, shapes: dict, path: pathlib.Path) -> None:
-    try:
-        load(rows, tensors, shapes)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def import_wan(source: pathlib.Path, out: pathlib.Path) -> None:
-    """Check every key of an original Wan2.1-T2V folder against our models and write a model folder with the same keys."""
-    shards = sorted(source.glob("diffusion_pytorch_model*.safetensors"))
-    wanted = [source / name for name in ("config.json", VAE_PTH, TEXT_PTH, TOKENIZER)]
-    lost = [str(p) for p in wanted if not p.exists()] + ([] if shards else [str(source / "diffusion_pytorch_model.safetensors")])
-    if lost:
-        raise InputError(f"{source} is not a whole Wan2.1 download; missing: {', '.join(lost)}")
-    config = json.loads((source / "config.json").read_text())
-    if config.get("model_type", "t2v") != "t2v":
-        raise InputError(f"{source} is a {config['model_type']} model; text-to-video models (t2v) can be imported")
-    world, vae_cfg, text_cfg = dit.config_from_json(config), VAEConfig(), TextConfig()
-    jobs = (
-        (TRANSFORMER, dit.WORLD, lambda: Shards(shards), world_shapes(world), dit.config_to_json(world)),
-        (VAE_FILE, vae.VAE, lambda: read_pickle(source / VAE_PTH), vae_shapes(vae_cfg), vae.config_to_json(vae_cfg)),
-        (TEXT_FILE, text.TEXT, lambda: read_pickle(source / TEXT_PTH), text_shapes(text_cfg), text.config_to_json(text_cfg)),
-    )
-    for path, rows, tensors, shapes, config in tqdm(jobs, desc="importing", unit="network"):
-        if (out / path).exists():
-            continue
-        tensors = tensors()
-        check(rows, tensors, shapes, path)
-        (out / path).parent.mkdir(parents=True, exist_ok=True)
-        (out / path).with_name("config.json").write_text(json.dumps(config, indent=1) + "\n")
-        write_tensors(out / path, tensors.items(), None)
-    shutil.copytree(source / TOKENIZER, out / TEXT_FILE.parent, dirs_exist_ok=True)
+def inspect(path: pathlib.Path) -> None:
+    """Print what a folder or LoRA file holds. Raises InputError if it is damaged or does not fit together."""
+    if path.is_file():
+        tensors = open_lora(path)
+        rows, rank = lora_naming(tensors)
+        name = next(name for name, (r, _) in LORA_NAMINGS.items() if r is rows)
+        layers = sum(n.endswith((".lora_down.weight", ".lora_A.weight")) for n in tensors)
+        print(f"LoRA: rank {rank}, {layers} layers, {name} names, {tensors.count:,} parameters")
+        return
+    folder = open_folder(path)
+    for kind, network in folder.networks.items():
+        dtypes = ", ".join(sorted({dtype.name for _, dtype in network.tensors.specs.values()}))
+        print(f"{kind}: {network.tensors.count:,} parameters, {dtypes}, {network.naming} names, {len(network.tensors.paths)} file(s)")
+        print(f"  {network.config}")
+        network.check()
+    if folder.lora:
+        tensors = open_lora(folder.lora)
+        print(f"LoRA: rank {lora_naming(tensors)[1]}, {tensors.count:,} parameters")
+    print(f"tokenizer: {folder.tokenizer or 'none'}")
+    print(f"missing for sampling: {', '.join(folder.missing) or 'nothing'}")
+    extra = collections.Counter(p.suffix for p in path.rglob("*.part"))
+    if extra:
+        print(f"unfinished files of a broken conversion: {sum(extra.values())}; run its command again")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    importer = commands.add_parser("import", help="original Wan2.1-T2V folder to a model folder")
-    importer.add_argument("source", type=pathlib.Path, help="downloaded folder")
-    importer.add_argument("out", type=pathlib.Path, help="model folder to write")
+    importer = commands.add_parser("import", help="released weights (any layout) to a model folder for mwjax.sample and mwjax.train")
+    importer.add_argument("source", help="folder, or Hugging Face name such as Wan-AI/Wan2.1-T2V-1.3B or amd/Micro-World-T2W")
+    importer.add_argument("out", type=pathlib.Path, help="model folder to write; an unfinished one is continued")
+    importer.add_argument("--base", default="", help="folder or name that gives what SOURCE lacks (VAE, encoders, tokenizer)")
+    importer.add_argument("--variant", default="", help="sub-folder of SOURCE, such as T2W or I2W")
+    exporter = commands.add_parser("export", help="a model folder to files that other programs load")
+    exporter.add_argument("checkpoint", help="model folder (runs/…/model)")
+    exporter.add_argument("out", type=pathlib.Path, help="folder to write (a .safetensors file for --format lora)")
+    exporter.add_argument("--format", required=True, choices=[*(name for name in LAYOUTS if name != "mwjax"), "lora"], dest="layout")
+    exporter.add_argument("--naming", choices=list(LORA_NAMINGS), default="released", help="key names of --format lora")
+    for sub in (importer, exporter):
+        sub.add_argument("--dtype", choices=["keep", "bfloat16", "float32"], default="keep", help="of the written weights")
+    inspector = commands.add_parser("inspect", help="what a folder or LoRA file holds and lacks")
+    inspector.add_argument("path", help="folder, .safetensors file or shipped model")
     args = parser.parse_args(argv)
-    if not args.source.is_dir():
-        raise InputError(f"{args.source} is not a folder; download it first: hf download Wan-AI/Wan2.1-T2V-1.3B --local-dir {args.source}")
-    import_wan(args.source, args.out)
-    print(f"wrote {args.out}")
+    if args.command == "inspect":
+        inspect(SHIPPED.get(args.path) or _existing(args.path))
+        return
+    dtype = None if args.dtype == "keep" else {np.dtype(d).name: np.dtype(d) for d in NUMPY.values()}[args.dtype]
+    if args.command == "import":
+        base = fetch(args.base) if args.base else None
+        paths = import_model(fetch(args.source) / args.variant, args.out, base=base, dtype=dtype, report=print)
+    elif args.layout == "lora":
+        folder = open_folder(fetch(args.checkpoint))
+        if folder.lora is None:
+            raise InputError(f"{args.checkpoint} has no LoRA")
+        if args.out.suffix != ".safetensors":
+            raise InputError(f"{args.out} must end in .safetensors")
+        paths = write_lora(folder.lora, folder.networks["transformer"], args.out, args.naming)
+    else:
+        paths = export_model(fetch(args.checkpoint), args.out, layout=args.layout, dtype=dtype)
+    print("wrote")
+    for path in paths:
+        print(f"  {path}")
+
+
+def _existing(name: str) -> pathlib.Path:
+    if not pathlib.Path(name).exists():
+        raise InputError(f"{name} is not there")
+    return pathlib.Path(name)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from converters.tables import Row
 from mwjax.models.dit import DiTConfig
 from mwjax.models.world_model import WorldConfig
 
-
-TEXT_LEN = 512  # tokens that a diffusers pipeline pads prompts to; its config does not say
+TEXT_LEN = 512  # tokens that a diffusers pipeline pads prompts to, unless told otherwise; its config does not say
 
 
 def _blocks(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -114,7 +113,7 @@ def config_from_diffusers(config: Mapping) -> WorldConfig:
     backbone = DiTConfig(
         dim=config["num_attention_heads"] * config["attention_head_dim"], ffn_dim=config["ffn_dim"], num_heads=config["num_attention_heads"],
         num_layers=config["num_layers"], in_dim=config["in_channels"], out_dim=config["out_channels"], text_dim=config["text_dim"],
-        text_len=TEXT_LEN, freq_dim=config["freq_dim"], eps=config["eps"], image_dim=config.get("image_dim") or 0,
+        text_len=config.get("text_len", TEXT_LEN), freq_dim=config["freq_dim"], eps=config["eps"], image_dim=config.get("image_dim") or 0,
     )  # fmt: skip
     return WorldConfig(backbone)
 
@@ -122,7 +121,8 @@ def config_from_diffusers(config: Mapping) -> WorldConfig:
 def config_to_diffusers(cfg: WorldConfig) -> dict:
     """The `config.json` of a `WanTransformer3DModel` for our sizes."""
     b = cfg.backbone
-    return {
+    odd = {} if b.text_len == TEXT_LEN else {"text_len": b.text_len}
+    return odd | {
         "_class_name": "WanTransformer3DModel", "patch_size": [1, b.patch, b.patch], "num_attention_heads": b.num_heads,
         "attention_head_dim": b.dim // b.num_heads, "in_channels": b.in_dim, "out_channels": b.out_dim, "text_dim": b.text_dim,
         "freq_dim": b.freq_dim, "ffn_dim": b.ffn_dim, "num_layers": b.num_layers, "cross_attn_norm": True,

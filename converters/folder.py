@@ -2,30 +2,32 @@
 
     transformer/           config.json, diffusion_pytorch_model.safetensors  (backbone and action module)
     vae/                   config.json, Wan2.1_VAE.safetensors
-    text_encoder/          config.json, models_t5.safetensors (and the tokenizer's files, unless it is "byt5")
+    text_encoder/          config.json, models_t5.safetensors
+    image_encoder/         config.json, models_clip.safetensors               (of image-conditioned models)
+    tokenizer/             the tokenizer's files, unless it is "byt5"
     lora_diffusion_pytorch_model.safetensors                                 (if there is one)
 """
 
 import dataclasses
 import json
-import os
 import pathlib
+import shutil
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from converters import dit, text, vae
+from converters import dit, image, text, vae
+from converters.files import Stream
+from converters.layouts import LORA_STEM, Network, locate, open_folder, open_lora
 from converters.lora import LORA
-from converters.tables import Row, load, save
+from converters.lora import naming as lora_naming
+from converters.tables import load, save
 from mwjax.errors import InputError
 from mwjax.models import lora as lora_model
 from mwjax.models import world_model
-from mwjax.models.image import ImageConfig, ImageEncoder
+from mwjax.models.image import ImageConfig
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.variants import Variant
@@ -34,7 +36,8 @@ from mwjax.models.world_model import WorldConfig
 TRANSFORMER = pathlib.Path("transformer/diffusion_pytorch_model.safetensors")
 VAE_FILE = pathlib.Path("vae/Wan2.1_VAE.safetensors")
 TEXT_FILE = pathlib.Path("text_encoder/models_t5.safetensors")
-LORA_FILE = pathlib.Path("lora_diffusion_pytorch_model.safetensors")
+IMAGE_FILE = pathlib.Path("image_encoder/models_clip.safetensors")
+LORA_FILE = pathlib.Path(LORA_STEM)
 SHIPPED = {"tiny": pathlib.Path(__file__).resolve().parent.parent / "mwjax" / "assets" / "tiny"}
 
 
@@ -49,6 +52,8 @@ class Model:
     text: TextConfig
     text_params: dict
     tokenizer: str
+    image: ImageConfig | None = None
+    image_params: dict | None = None
     lora: dict | None = None
 
     @property
@@ -60,75 +65,27 @@ class Model:
 def find(name: str | pathlib.Path) -> pathlib.Path:
     """The folder of a shipped model by name ("tiny") or of any path. Raises InputError if there is none."""
     folder = SHIPPED.get(str(name), pathlib.Path(name))
-    if not (folder / TRANSFORMER).exists():
+    if locate(folder, "transformer") is None:
         how = f"python -m converters import DOWNLOADED_WAN_FOLDER {name}" if str(name) not in SHIPPED else "reinstall mwjax"
         raise InputError(f"model {str(name)!r} is not there ({folder / TRANSFORMER} is missing); import released Wan2.1 weights with: {how}")
     return folder
 
 
-def world_shapes(cfg: WorldConfig) -> dict:
-    return jax.eval_shape(lambda: world_model.init(cfg, jax.random.key(0)))
-
-
-def vae_shapes(cfg: VAEConfig) -> dict:
-    return jax.eval_shape(lambda: VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"])
-
-
-def text_shapes(cfg: TextConfig) -> dict:
-    return jax.eval_shape(lambda: TextEncoder(cfg).init(jax.random.key(0), jnp.zeros((1, 1), int), jnp.ones((1, 1), int))["params"])
-
-
-def image_shapes(cfg: ImageConfig) -> dict:
-    pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
-    return jax.eval_shape(lambda: ImageEncoder(cfg).init(jax.random.key(0), pixels)["params"])
-
-
-def read_tensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """All tensors of a safetensors file. Raises InputError if it is missing or damaged."""
-    try:
-        with safe_open(path, "flax") as file:  # the flax reader knows bfloat16
-            return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or not a safetensors file ({error})") from None
-
-
-def _read_json(path: pathlib.Path) -> dict:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error})") from None
-
-
-def _fill(rows: tuple[Row, ...], path: pathlib.Path, tensors: dict[str, np.ndarray], shapes: dict) -> dict:
-    try:
-        tree = load(rows, tensors, shapes)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)
-
-
 def load_model(name: str | pathlib.Path) -> Model:
-    """Load a model folder, or a shipped model by name, in float32."""
-    folder = find(name)
-    config = _read_json(folder / "transformer/config.json")
-    vae_cfg = vae.config_from_json(_read_json(folder / "vae/config.json"))
-    text_json = _read_json(folder / "text_encoder/config.json")
-    text_cfg = text.config_from_json(text_json)
-    transformer, vae_tensors, text_tensors = (read_tensors(folder / path) for path in (TRANSFORMER, VAE_FILE, TEXT_FILE))
-    world = dit.config_from_json(config, control=dit.control_of(transformer))
-    params = _fill(dit.WORLD, folder / TRANSFORMER, transformer, world_shapes(world))
-    tokenizer = text_json.get("tokenizer", "umt5")
-    model = Model(
-        world, params, vae_cfg, _fill(vae.VAE, folder / VAE_FILE, vae_tensors, vae_shapes(vae_cfg)), text_cfg,
-        _fill(text.TEXT, folder / TEXT_FILE, text_tensors, text_shapes(text_cfg)), tokenizer if tokenizer == "byt5" else str(folder / "text_encoder"),
-    )  # fmt: skip
-    if (folder / LORA_FILE).exists():
-        model.lora = load_lora(folder / LORA_FILE, params["backbone"])
+    """Load a folder of weights in any known layout, or a shipped model by name, in float32."""
+    folder = open_folder(find(name))
+    if folder.missing:
+        raise InputError(f"{folder.path} has no {' and no '.join(folder.missing)}; complete it with: python -m converters import {folder.path} OUT --base BASE")
+    parts = {kind: (network.config, _fill(network.check())) for kind, network in folder.networks.items()}
+    tokenizer = folder.networks["text_encoder"].extra.get("tokenizer") or str(folder.tokenizer)
+    model = Model(*parts["transformer"], *parts["vae"], *parts["text_encoder"], tokenizer, *parts.get("image_encoder", (None, None)))
+    if folder.lora:
+        model.lora = load_lora(folder.lora, model.world_params["backbone"])
     return model
+
+
+def _fill(network: Network) -> dict:
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), load(network.rows, network.tensors, network.shapes))
 
 
 def new_model(variant: Variant, *, seed: int) -> Model:
@@ -153,26 +110,24 @@ def add_control(model: Model, control: str, *, action_dim: int, seed: int) -> Mo
 
 
 def load_lora(path: pathlib.Path, backbone: dict) -> dict:
-    """Adapters of a LoRA file; its rank is read from the file."""
-    tensors = read_tensors(path)
-    ranks = {t.shape[0] for k, t in tensors.items() if k.endswith("lora_down.weight")}
-    if len(ranks) != 1:
-        raise InputError(f"{path} is not a LoRA file in the released naming (lora_unet__….lora_down.weight); its ranks are {sorted(ranks)}")
-    shapes = jax.eval_shape(lambda: {"backbone": lora_model.init(backbone, ranks.pop(), 1.0, jax.random.key(0))})
+    """Adapters of a LoRA file, in the released, PEFT or diffusers naming; its rank is read from the file."""
+    tensors = open_lora(path)
     try:
-        tree = load(LORA, tensors, shapes)
+        rows, rank = lora_naming(tensors)
+        shapes = jax.eval_shape(lambda: {"backbone": lora_model.init(backbone, rank, 1.0, jax.random.key(0))})
+        tree = load(rows, tensors, shapes)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree["backbone"])
 
 
-def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jax.typing.DTypeLike | None) -> None:
-    """Write tensors (as `dtype`, or as they are if None) as a safetensors file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    arrays = {name: np.asarray(a) for name, a in pairs}
-    save_file({name: np.asarray(a if dtype is None else a.astype(dtype), order="C") for name, a in arrays.items()}, part, metadata={"format": "pt"})
-    os.replace(part, path)
+def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jax.typing.DTypeLike) -> None:
+    """Write tensors as `dtype` to a safetensors file that appears whole or not at all."""
+    pairs = list(pairs)
+    stream = Stream(path, [name for name, _ in pairs])
+    for name, array in pairs:
+        stream.add(name, np.asarray(array).astype(dtype))
+    stream.close()
 
 
 def save_model(model: Model, folder: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32) -> pathlib.Path:
@@ -184,13 +139,13 @@ def save_model(model: Model, folder: str | pathlib.Path, *, dtype: jax.typing.DT
         (VAE_FILE, vae.VAE, model.vae_params, vae.config_to_json(model.vae)),
         (TEXT_FILE, text.TEXT, model.text_params, text_json),
     )
+    if model.image:
+        parts += ((IMAGE_FILE, image.IMAGE, model.image_params, image.config_to_json(model.image)),)
     for path, rows, tree, config in parts:
         write_tensors(folder / path, save(rows, jax.device_get(tree)), dtype)
         (folder / path).with_name("config.json").write_text(json.dumps(config, indent=1) + "\n")
+    if model.tokenizer != "byt5" and pathlib.Path(model.tokenizer) != folder / "tokenizer":
+        shutil.copytree(model.tokenizer, folder / "tokenizer", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     if model.lora:
         write_tensors(folder / LORA_FILE, save(LORA, {"backbone": jax.device_get(model.lora)}), dtype)
     return folder
-
-
-def parameter_count(tree: dict) -> int:
-    return sum(a.size for a in flatten_dict(tree).values())

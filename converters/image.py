@@ -33,13 +33,6 @@ DIFFUSERS: tuple[Row, ...] = (
 IGNORED = "vision_model.embeddings.position_ids"  # a buffer in older files
 
 
-def named_as_released(tensors: Mapping) -> dict:
-    """The tensors of a transformers file under the names that released files have, whichever version wrote it."""
-    named = {name if name.startswith("vision_model.") else "vision_model." + name: value for name, value in tensors.items()}
-    named.pop(IGNORED, None)
-    return named
-
-
 def config_from_json(config: Mapping) -> ImageConfig:
     """Our sizes from the original's constructor arguments."""
     return ImageConfig(config["image_size"], config["patch_size"], config["dim"], config["mlp_ratio"], config["out_dim"],

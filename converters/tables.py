@@ -5,6 +5,7 @@ the leading axis of our stacked parameters. `kind` names the leaves below that p
 """
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -68,9 +69,11 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
     "modulation": (Leaf("", "", *_unit((0,))),),
     "table": (Leaf("", ""),),
     "lora": (Leaf(".lora_down.weight", "/down", *_permute(1, 0)), Leaf(".lora_up.weight", "/up", *_permute(1, 0)), Leaf(".alpha", "/alpha")),
+    "peft": (Leaf(".lora_A.weight", "/down", *_permute(1, 0)), Leaf(".lora_B.weight", "/up", *_permute(1, 0)), Leaf(".alpha", "/alpha")),
 }  # fmt: skip
 
 
+@functools.cache
 def _pattern(template: str) -> re.Pattern:
     parts = re.split(r"\{(\w+)\}", template)
     text = "".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>{r'[0-9]+' if p in ('i', 'layer') else r'[a-z_]+?'})" for i, p in enumerate(parts))
@@ -93,6 +96,13 @@ class Match:
         """One layer of ours from its tensors."""
         parts = [self.leaf.load(np.asarray(tensor)) for tensor in tensors]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
+
+    def shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
+        """Shape of one layer of ours from the shapes of its tensors; None if they cannot be laid out."""
+        try:
+            return self.join([np.broadcast_to(np.zeros((), np.int8), shape) for shape in shapes]).shape
+        except ValueError:
+            return None
 
     def part(self, value: np.ndarray) -> list[np.ndarray]:
         """The tensors of one layer of ours."""
@@ -120,29 +130,34 @@ def _must_match(rows: tuple[Row, ...], path: str, shape: tuple[int, ...]) -> Mat
     return found
 
 
-def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
-    """Fill the tree `target` (arrays or shapes) from `tensors`. Every key is used exactly once.
+def check(rows: tuple[Row, ...], specs: Mapping[str, tuple[tuple[int, ...], np.dtype]], target: dict) -> None:
+    """Whether tensors of these shapes fill the tree `target` (arrays or shapes), every key used exactly once.
 
-    Raises InputError listing keys that are missing, unexpected or of the wrong shape.
+    specs: {name: (shape, dtype)}. Raises InputError listing keys that are missing, unexpected or of the wrong shape.
     """
-    missing, wrong, used, out = [], [], set(), {}
+    missing, wrong, used = [], [], set()
     for path, leaf in flatten_dict(target, sep="/").items():
         found = _must_match(rows, path, leaf.shape)
-        lost = [name for name in found.names if name not in tensors]
-        missing += lost
-        if lost:
-            continue
         used.update(found.names)
+        expected = tuple(leaf.shape[1:] if found.stacked else leaf.shape)
+        for names in found.layers:
+            lost = [name for name in names if name not in specs]
+            missing += lost
+            if not lost:
+                shape = found.shape([specs[name][0] for name in names])
+                if shape != expected:
+                    wrong.append(f"{names[0]} is {'x'.join(map(str, specs[names[0]][0]))}, which gives {shape or 'no fit'}, not {expected}")
+    refuse(missing, [name for name in specs if name not in used], wrong)
+
+
+def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
+    """Fill the tree `target` (arrays or shapes) from `tensors`, which must fit it exactly; see `check`."""
+    check(rows, {name: (np.shape(a), np.asarray(a).dtype) for name, a in tensors.items()}, target)
+    out = {}
+    for path, leaf in flatten_dict(target, sep="/").items():
+        found = _must_match(rows, path, leaf.shape)
         layers = [found.join([tensors[name] for name in names]) for names in found.layers]
-        odd = {layer.shape for layer in layers}
-        if len(odd) > 1:
-            wrong.append(f"{found.names[0].replace('.0.', '.*.')} differ in shape: {sorted(odd)}")
-            continue
-        value = np.stack(layers) if found.stacked else layers[0]
-        if value.shape != tuple(leaf.shape):
-            wrong.append(f"{found.names[0]} gives {value.shape}, the model has {tuple(leaf.shape)}")
-        out[path] = value
-    refuse(missing, [name for name in tensors if name not in used], wrong)
+        out[path] = np.stack(layers) if found.stacked else layers[0]
     return unflatten_dict(out, sep="/")
 
 

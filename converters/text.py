@@ -30,13 +30,6 @@ DIFFUSERS: tuple[Row, ...] = (
 COPY = "encoder.embed_tokens.weight"  # some files hold the embedding table under this name too
 
 
-def without_copy(tensors: Mapping) -> dict:
-    """The tensors of a transformers file with the embedding table under one name."""
-    tensors = dict(tensors)
-    copy = tensors.pop(COPY, None)
-    return tensors if copy is None or "shared.weight" in tensors else tensors | {"shared.weight": copy}
-
-
 def config_from_json(config: Mapping) -> TextConfig:
     """Our sizes from the original's constructor arguments."""
     return TextConfig(config["vocab"], config["dim"], config["dim_attn"], config["dim_ffn"], config["num_heads"], config["num_layers"], config["num_buckets"])

@@ -1,8 +1,10 @@
 """Shared by the commands: embedding prompts, filling the latent cache, sampling videos."""
 
+import dataclasses
 import functools
 import hashlib
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,12 @@ from flax.traverse_util import flatten_dict
 
 from converters.folder import Model
 from mwjax.data.actions import Actions
+from mwjax.data.clips import to_pixels
 from mwjax.data.tokenizer import tokenize
 from mwjax.diffusion.sampler import Sampling, sample
 from mwjax.errors import InputError
 from mwjax.models.text import TextConfig, TextEncoder
-from mwjax.models.vae import VAE, VAEConfig
+from mwjax.models.vae import VAE, VAEConfig, standardised
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -43,6 +46,17 @@ def pad_text(embeddings: list[np.ndarray], length: int) -> np.ndarray:
 def encode_pixels(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and log-variance of clips [b, f, h, w, 3] in [-1, 1]."""
     return jax.device_get(_encode_video(model.vae, model.vae_params, pixels))
+
+
+def standardise_latents(model: Model, batches: Iterator[dict], count: int = 32) -> Model:
+    """The model with a VAE whose latents have mean 0 and deviation 1 per channel over `count` batches of uint8 video [..., f, h, w, 3]."""
+    rows = []
+    for _ in range(count):
+        video = next(batches)["video"]
+        mean, _ = encode_pixels(model, to_pixels(video.reshape(-1, *video.shape[-4:])))
+        rows.append(mean.reshape(-1, mean.shape[-1]))
+    rows = np.concatenate(rows)
+    return dataclasses.replace(model, vae_params=standardised(model.vae_params, rows.mean(0), rows.std(0)))
 
 
 def encoders_identity(model: Model) -> str:

@@ -6,6 +6,7 @@ model folder and sample videos. Killed at any moment, the same command carries o
 
 import argparse
 import dataclasses
+import functools
 import pathlib
 import time
 
@@ -24,7 +25,7 @@ from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.models import lora
 from mwjax.models.variants import VARIANTS
-from mwjax.pipeline import embed, encode_pixels, encoders_identity, generate, output_folder
+from mwjax.pipeline import embed, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
 from mwjax.training.loop import Stage, train
 from mwjax.training.objectives import flow_objective, vae_objective
 from mwjax.worlds.recorder import Recording, record
@@ -141,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     prompts = sorted({clip.prompt for clip in clips})
     for number, stage in enumerate(job.stages):
         if stage.name == "vae":
-            batches = pixel_batches(clips, batch=stage.batch, seed=job.seed, framing=job.framing, images=stage.images)
+            pixels = functools.partial(pixel_batches, clips, batch=stage.batch, seed=job.seed, framing=job.framing, images=stage.images)
+            batches = pixels()
         else:
             cache = encode_dataset(
                 clips, job.out / "latents", framing=job.framing, identity=encoders_identity(model),
@@ -153,6 +155,8 @@ def main(argv: list[str] | None = None) -> None:
             )  # fmt: skip
         model, variables, objective = prepare(job, stage, model)
         model = finish(stage, model, train(stage, variables, objective, batches, folder=job.out / stage.folder, seed=job.seed))
+        if stage.name == "vae" and stage is job.stages[-1]:
+            model = standardise_latents(model, pixels())
         wrote[f"stage {stage.folder}"] = job.out / stage.folder / "checkpoints"
         wrote[f"curves of {stage.folder}"] = job.out / stage.folder / "loss.png"
 

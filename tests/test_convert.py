@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from converters import dit, text, vae
-from converters.folder import load_model, new_model, save_model, text_shapes, vae_shapes, world_shapes
+from converters.folder import load_model, new_model, save_model
 from converters.lora import LORA
+from converters.shapes import text_shapes, vae_shapes, world_shapes
 from converters.tables import load, save
 from mwjax.errors import InputError
 from mwjax.models import lora

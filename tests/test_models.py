@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.folder import parameter_count, text_shapes, vae_shapes, world_shapes
+from converters.shapes import parameter_count, text_shapes, vae_shapes, world_shapes
 from mwjax.models import attention as attention_module
 from mwjax.models import lora, world_model
 from mwjax.models.action import windows

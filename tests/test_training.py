@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.folder import world_shapes
+from converters.shapes import world_shapes
 from mwjax.config import load_config
 from mwjax.errors import InputError
 from mwjax.models import lora, world_model

@@ -243,3 +243,22 @@ class VAE(nn.Module):
 
     def __call__(self, video):
         return self.decode(self.encode(video)[0])
+
+
+def standardised(params: dict, mean: Float[Array, " z"], deviation: Float[Array, " z"]) -> dict:
+    """The same autoencoder, bar rounding, whose latents have mean 0 and deviation 1 per channel.
+
+    mean, deviation: of its normalised latents now, over the data. The layers around the latents are linear and take it up.
+    """
+    z = len(mean)
+    scale, raw_mean = np.asarray(deviation, np.float32), LATENT_MEAN + np.asarray(mean, np.float32) * LATENT_STD
+    before, after = params["conv1"], params["conv2"]
+    factor = np.concatenate([1 / scale, np.ones(z, np.float32)])
+    offset = np.concatenate([LATENT_MEAN - raw_mean / scale, -2 * np.log(scale)])
+    return params | {
+        "conv1": {"kernel": before["kernel"] * along(factor, before["kernel"]), "bias": before["bias"] * factor + offset},
+        "conv2": {
+            "kernel": after["kernel"] * scale.reshape(1, 1, 1, z, 1),
+            "bias": after["bias"] + (raw_mean - LATENT_MEAN * scale) @ after["kernel"][0, 0, 0],
+        },
+    }

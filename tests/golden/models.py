@@ -6,7 +6,7 @@ import numpy as np
 
 from cases import Case, last
 from converters import dit, image, text, vae
-from converters.folder import image_shapes, text_shapes, vae_shapes, world_shapes
+from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
 from converters.tables import load
 
 

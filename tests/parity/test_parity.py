@@ -9,7 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from converters import dit, image, text, vae  # noqa: E402
-from converters.folder import image_shapes, read_tensors, text_shapes, vae_shapes, world_shapes  # noqa: E402
+from converters.files import open_safetensors  # noqa: E402
+from converters.layouts import normalised  # noqa: E402
+from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes  # noqa: E402
 from converters.tables import load, save  # noqa: E402
 from mwjax.models.image import ImageEncoder  # noqa: E402
 from mwjax.models.text import TextEncoder  # noqa: E402
@@ -38,7 +40,7 @@ def saved(model, folder) -> tuple[dict, dict]:
     """(config, tensors) of the files that the library itself writes."""
     model.save_pretrained(folder)
     (file,) = folder.glob("*.safetensors")
-    return json.loads((folder / "config.json").read_text()), read_tensors(file)
+    return json.loads((folder / "config.json").read_text()), open_safetensors([file])
 
 
 def close(ours, theirs) -> None:
@@ -122,7 +124,7 @@ def test_text_encoder(tmp_path):
     )))  # fmt: skip
     config, tensors = saved(model, tmp_path)
     cfg = text.config_from_diffusers(config)
-    params = load(text.DIFFUSERS, text.without_copy(tensors), text_shapes(cfg))
+    params = load(text.DIFFUSERS, normalised("text_encoder", tensors), text_shapes(cfg))
     ids = np.random.default_rng(0).integers(1, 120, (2, 40))
     mask = np.ones_like(ids)
     mask[1, 25:] = 0
@@ -148,7 +150,7 @@ def test_image_encoder(tmp_path):
     )))  # fmt: skip
     config, tensors = saved(model, tmp_path)
     cfg = image.config_from_diffusers(config)
-    tensors = image.named_as_released(tensors)
+    tensors = normalised("image_encoder", tensors)
     params = load(image.DIFFUSERS, tensors, image_shapes(cfg))
     pixels = np.random.default_rng(0).normal(size=(2, 56, 56, 3)).astype(np.float32)
     with torch.no_grad():
