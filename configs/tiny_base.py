@@ -32,7 +32,7 @@ def get_config(variant: str = "backbone") -> ml_collections.ConfigDict:
     common = {"optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}
     images = {"name": "vae", "images": 8, "steps": 1000, "batch": 6, "lr": 1e-2, "kl_weight": 1e-5, **common}
     vae = {"name": "vae", "steps": 1800, "batch": 6, "lr": 7e-3, "kl_weight": 1e-5, **common}
-    base = {"name": "base", "steps": 1700, "batch": 16, "lr": 3e-3, **common}
+    base = {"name": "base", "steps": 5000, "batch": 16, "lr": 1.5e-2, **common}
     config.stages = [images, vae] if variant == "vae" else [base]
     config.sampling = {"steps": 30, "shift": 3.0, "guidance": 3.0}
     config.lora_scale = 1.0

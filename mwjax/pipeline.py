@@ -15,8 +15,9 @@ from converters.folder import Model
 from mwjax.data.actions import Actions
 from mwjax.data.clips import to_pixels
 from mwjax.data.tokenizer import tokenize
-from mwjax.diffusion.sampler import Sampling, sample
+from mwjax.diffusion.sampler import Sampling, image_condition, sample
 from mwjax.errors import InputError
+from mwjax.models.image import ImageConfig, ImageEncoder, preprocess
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig, standardised
 
@@ -48,6 +49,17 @@ def encode_pixels(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndar
     return jax.device_get(_encode_video(model.vae, model.vae_params, pixels))
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1, 4))
+def _encode_image(cfg: ImageConfig, vae: VAEConfig, params, vae_params, frames: int, pixels):
+    tokens = ImageEncoder(cfg).apply({"params": params}, preprocess(pixels, cfg.image_size))
+    return tokens, image_condition(vae, vae_params, pixels, frames=frames)
+
+
+def encode_images(model: Model, pixels: np.ndarray, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """What an image-conditioned model takes from first frames [b, h, w, 3] in [-1, 1]: image tokens, and latents of the image followed by grey."""
+    return jax.device_get(_encode_image(model.image, model.vae, model.image_params, model.vae_params, frames, pixels))
+
+
 def standardise_latents(model: Model, batches: Iterator[dict], count: int = 32) -> Model:
     """The model with a VAE whose latents have mean 0 and deviation 1 per channel over `count` batches of uint8 video [..., f, h, w, 3]."""
     rows = []
@@ -62,7 +74,7 @@ def standardise_latents(model: Model, batches: Iterator[dict], count: int = 32) 
 def encoders_identity(model: Model) -> str:
     """A hash of the weights that a latent cache depends on."""
     digest = hashlib.sha1()
-    for tree in (model.vae_params, model.text_params):
+    for tree in (model.vae_params, model.text_params, model.image_params or {}):
         for path, leaf in sorted(flatten_dict(tree, sep="/").items()):
             digest.update(path.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
@@ -81,12 +93,15 @@ def latent_shape(model: Model, frames: int, height: int, width: int) -> tuple[in
 
 def generate(
     model: Model, sampling: Sampling, prompts: list[str], actions: list[Actions], *, height: int, width: int, seeds: list[int],
-    negative: str = "", variables: dict | None = None,
+    negative: str = "", variables: dict | None = None, images: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """uint8 videos [b, f, h, w, 3]. All action sequences have the same length, which is the number of frames.
 
     Each video's noise comes from its own seed alone. variables: in place of the model's own (for a merged or scaled LoRA).
+    images: uint8 first frames [b, h, w, 3], for an image-conditioned model. Raises InputError if they are missing or not wanted.
     """
+    if (model.image is None) != (images is None):
+        raise InputError("this model starts from an image; give one with --image" if model.image else "this model takes no image; leave --image out")
     keyboard, mouse = (np.stack(a) for a in zip(*actions, strict=True))
     shape = latent_shape(model, keyboard.shape[1], height, width)
     noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
@@ -94,7 +109,8 @@ def generate(
     text = pad_text(embed(model, prompts), length)
     negatives = np.repeat(pad_text(embed(model, [negative]), length), len(prompts), 0)
     variables = model.variables if variables is None else variables
-    return np.asarray(sample(model.world, model.vae, sampling, variables, model.vae_params, noise, text, negatives, keyboard, mouse))
+    start = () if images is None else encode_images(model, to_pixels(images), keyboard.shape[1])
+    return np.asarray(sample(model.world, model.vae, sampling, variables, model.vae_params, noise, text, negatives, keyboard, mouse, *start))
 
 
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:

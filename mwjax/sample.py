@@ -7,7 +7,7 @@ import time
 from converters.folder import load_model
 from mwjax.data.actions import read_action_list
 from mwjax.data.hud import draw_hud, enlarge
-from mwjax.data.video import write_video
+from mwjax.data.video import read_image, write_video
 from mwjax.diffusion.sampler import Sampling
 from mwjax.diffusion.solvers import SOLVERS
 from mwjax.errors import InputError, command
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", default="runs/tiny_t2w_controlnet/model", help='model folder, or "tiny" for the shipped base (no actions)')
     parser.add_argument("--prompt", default="A tech base with metal walls, looking around.", help="what to show")
     parser.add_argument("--negative", default="", help="what not to show")
+    parser.add_argument("--image", default="", help="first frame (png, jpg …) for an image-to-world model; resized to cover the frame, then centre-cropped")
     parser.add_argument("--actions", default=EXAMPLE, help='[[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"] or a JSON file of it')
     parser.add_argument("--seed", type=int, default=43)
     parser.add_argument("--steps", type=int, default=30, help="denoising steps")
@@ -46,13 +47,17 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--out {args.out} must end in .mp4")
     model = load_model(args.model)
     latent_shape(model, len(actions[0]), args.height, args.width)
+    images = read_image(args.image, args.height, args.width)[None] if args.image else None
+    if (model.image is None) != (images is None):
+        raise InputError(f"{args.model} starts from an image; give one with --image" if model.image else f"{args.model} takes no image; leave --image out")
     if model.lora:
         model.world_params["backbone"] = lora.merge(model.world_params["backbone"], model.lora, args.lora_scale)
         model.lora = None
     output_folder(out.parent)
     sampling = Sampling(args.steps, args.shift, args.guidance, args.solver)
     began = time.time()
-    video = generate(model, sampling, [args.prompt], [actions], height=args.height, width=args.width, seeds=[args.seed], negative=args.negative)[0]
+    video = generate(model, sampling, [args.prompt], [actions], height=args.height, width=args.width, seeds=[args.seed],
+                     negative=args.negative, images=images)[0]  # fmt: skip
     frames = enlarge(video, args.enlarge or max(1, 384 // args.height))
     write_video(out, frames if args.no_hud else draw_hud(frames, *actions), fps=args.fps)
     print(f"{len(video)} frames in {time.time() - began:.1f} s, compilation included; wrote {out}")

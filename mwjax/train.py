@@ -11,11 +11,12 @@ import pathlib
 import time
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from converters import folder as model_folder
 from mwjax.config import build, load_config
-from mwjax.data.clips import read_table
+from mwjax.data.clips import Clip, load_clip, read_table
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.latents import Framing, LatentSource, encode_dataset
 from mwjax.data.loader import latent_batches, pixel_batches
@@ -25,7 +26,8 @@ from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.models import lora
 from mwjax.models.variants import VARIANTS
-from mwjax.pipeline import embed, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
+from mwjax.models.world_model import CONTROLS
+from mwjax.pipeline import embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
 from mwjax.training.loop import Stage, train
 from mwjax.training.objectives import flow_objective, vae_objective
 from mwjax.worlds.recorder import Recording, record
@@ -76,7 +78,9 @@ def check(config) -> Job:
         model_folder.find(config.model)
     stages = tuple(build(Stage, stage, f"stages.{i}") for i, stage in enumerate(config.stages))
     if any(s.name == "action" for s in stages) and config.control.kind == "none":
-        raise InputError('control.kind is "none", but there is an action stage; use "controlnet"')
+        raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')
+    if config.control.kind not in CONTROLS:
+        raise InputError(f"control.kind {config.control.kind!r} is unknown; use {', '.join(CONTROLS)}")
     return Job(pathlib.Path(config.out), config.seed, config.model, config.control.kind, config.control.action_dim, config.dataset, recording,
                framing, stages, build(Sampling, config.sampling, "sampling"), config.lora_scale)  # fmt: skip
 
@@ -100,19 +104,26 @@ def finish(stage: Stage, model: model_folder.Model, variables: dict) -> model_fo
     return dataclasses.replace(model, world_params=variables["params"], lora=adapters)
 
 
-def show(job: Job, model: model_folder.Model, prompts: list[str], group: int = 4) -> list[pathlib.Path]:
-    """Sample one video per showcase schedule and write them with the keys drawn on."""
-    schedules = showcase(job.framing.frames)
+def show(job: Job, model: model_folder.Model, clips: list[Clip], group: int = 4) -> list[pathlib.Path]:
+    """Sample one video per showcase schedule, with prompts (and first frames) from the dataset, and write them with the keys drawn on."""
+    framing = job.framing
+    first = {clip.prompt: clip for clip in reversed(clips)}
+    picked = [first[prompt] for prompt in sorted(first)]
+    schedules = showcase(framing.frames)
     variables = {**model.variables}
     if model.lora:
         variables["lora"] = {"backbone": lora.scaled(model.lora, job.lora_scale)}
-    factor = max(1, 384 // job.framing.height)
+    factor = max(1, 384 // framing.height)
+    examples = [picked[i * len(picked) // len(schedules)] for i in range(len(schedules))]
     paths = [job.out / "samples" / f"{name}.mp4" for name in SHOWCASE]
     for start in tqdm(range(0, len(schedules), group), desc="sampling", unit="batch"):
         part = range(start, min(start + group, len(schedules)))
+        images = None
+        if model.image:
+            images = np.stack([load_clip(examples[i], height=framing.height, width=framing.width, shrink=framing.shrink)["video"][0] for i in part])
         videos = generate(
-            model, job.sampling, [prompts[i * len(prompts) // len(schedules)] for i in part], [schedules[i] for i in part],
-            height=job.framing.height, width=job.framing.width, seeds=[job.seed + i for i in part], variables=variables,
+            model, job.sampling, [examples[i].prompt for i in part], [schedules[i] for i in part], height=framing.height, width=framing.width,
+            seeds=[job.seed + i for i in part], variables=variables, images=images,
         )  # fmt: skip
         for i, video in zip(part, videos, strict=True):
             write_video(paths[i], draw_hud(enlarge(video, factor), *schedules[i]), fps=job.recording.fps if job.recording else 16)
@@ -139,7 +150,6 @@ def main(argv: list[str] | None = None) -> None:
     clips = read_table(dataset)
 
     model = model_folder.new_model(VARIANTS[job.model[4:]], seed=job.seed) if job.model.startswith("new:") else model_folder.load_model(job.model)
-    prompts = sorted({clip.prompt for clip in clips})
     for number, stage in enumerate(job.stages):
         if stage.name == "vae":
             pixels = functools.partial(pixel_batches, clips, batch=stage.batch, seed=job.seed, framing=job.framing, images=stage.images)
@@ -148,6 +158,7 @@ def main(argv: list[str] | None = None) -> None:
             cache = encode_dataset(
                 clips, job.out / "latents", framing=job.framing, identity=encoders_identity(model),
                 encode_video=lambda pixels, model=model: encode_pixels(model, pixels), encode_text=lambda texts, model=model: embed(model, texts),
+                encode_image=(lambda pixels, model=model: encode_images(model, pixels, job.framing.frames)) if model.image else None,
             )  # fmt: skip
             batches = latent_batches(
                 LatentSource(cache), batch=stage.batch, seed=job.seed + number, text_len=model.world.backbone.text_len,
@@ -162,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
 
     wrote["model"] = model_folder.save_model(model, job.out / "model")
     if job.stages[-1].name != "vae":
-        wrote["videos"] = ", ".join(map(str, show(job, model, prompts)))
+        wrote["videos"] = ", ".join(map(str, show(job, model, clips)))
     print(f"done in {(time.time() - began) / 60:.1f} minutes; wrote")
     for name, path in wrote.items():
         print(f"  {name:18} {path}")

@@ -10,7 +10,7 @@ from mwjax.errors import InputError
 from mwjax.training.loop import Stage
 
 CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs"
-SPECS = ["tiny_t2w_controlnet.py", "tiny_t2w_controlnet.py:long", "tiny_base.py:vae", "tiny_base.py:backbone", "t2w_controlnet.py"]
+SPECS = ["tiny_t2w_controlnet.py", "tiny_t2w_controlnet.py:long", "tiny_base.py:vae", "tiny_base.py:backbone", "t2w_controlnet.py", "i2w_adaln.py"]
 
 
 @pytest.mark.parametrize("spec", SPECS)

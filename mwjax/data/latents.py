@@ -51,11 +51,13 @@ def write_whole(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
 
 
 def encode_dataset(
-    clips: list[Clip], folder: str | pathlib.Path, *, framing: Framing, identity: str, encode_video: Callable, encode_text: Callable, batch: int = 8
-) -> pathlib.Path:
+    clips: list[Clip], folder: str | pathlib.Path, *, framing: Framing, identity: str, encode_video: Callable, encode_text: Callable,
+    encode_image: Callable | None = None, batch: int = 8,
+) -> pathlib.Path:  # fmt: skip
     """Fill the cache for `clips`; what is there already is kept. Damaged clips are reported and left out.
 
-    encode_video(pixels [b, f, h, w, 3]) gives (mean, logvar) [b, t, h8, w8, z]; encode_text(captions) a list of [s, c].
+    encode_video(pixels [b, f, h, w, 3]) gives (mean, logvar) [b, t, h8, w8, z]; encode_text(captions) a list of [s, c];
+    encode_image(first frames [b, h, w, 3]) gives (image tokens [b, i, e], condition [b, t, h8, w8, z]), of an image-conditioned model.
     identity: what the results depend on (weights). A cache made otherwise is an InputError.
     """
     folder = pathlib.Path(folder)
@@ -86,9 +88,12 @@ def encode_dataset(
         if good:
             pixels = np.stack([clip["video"] for _, clip in good])
             filler = np.repeat(pixels[-1:], batch - len(good), 0)  # always the same shape: compiled once
-            mean, logvar = encode_video(to_pixels(np.concatenate([pixels, filler])))
+            pixels = to_pixels(np.concatenate([pixels, filler]))
+            encoded = dict(zip(("mean", "logvar"), encode_video(pixels), strict=True))
+            if encode_image:
+                encoded |= dict(zip(("image", "condition"), encode_image(pixels[:, 0]), strict=True))
             for k, (i, clip) in enumerate(good):
-                write_whole(paths[i], {"mean": mean[k], "logvar": logvar[k], "keyboard": clip["keyboard"], "mouse": clip["mouse"]})
+                write_whole(paths[i], {name: a[k] for name, a in encoded.items()} | {"keyboard": clip["keyboard"], "mouse": clip["mouse"]})
         bar.update(len(group))
     bar.close()
     for i, error in damaged.items():

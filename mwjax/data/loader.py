@@ -16,6 +16,8 @@ def latent_batches(
 ) -> grain.DatasetIterator:
     """Batches of mean, logvar [b, t, h, w, z], text [b, text_len, c], keyboard [b, f, 7], mouse [b, f, 2].
 
+    Of an image-conditioned model also image [b, i, e] and condition [b, t, h, w, z].
+
     With probability `caption_dropout` a clip's caption is the empty one; with probability `shorter` the clips of a batch are
     cut to one of the shorter 4n + 1 lengths down to `shortest` (the VAE is causal, so cutting latents cuts the clip).
     """
@@ -32,7 +34,7 @@ def latent_batches(
             return group
         keep = int(rng.integers(least, latents))
         rows = 4 * keep - 3
-        return group | {k: group[k][:, :keep] for k in ("mean", "logvar")} | {k: group[k][:, :rows] for k in ("keyboard", "mouse")}
+        return group | {k: group[k][:, :keep] for k in ("mean", "logvar", "condition") if k in group} | {k: group[k][:, :rows] for k in ("keyboard", "mouse")}
 
     data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(element)
     data = data.batch(batch, drop_remainder=True).random_map(crop)

@@ -61,3 +61,16 @@ def frame_count(path: str | pathlib.Path) -> int:
             return container.streams.video[0].frames
     except (av.FFmpegError, FileNotFoundError, IndexError):
         return 0
+
+
+def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:
+    """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre. Raises InputError if unreadable."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
+    except FileNotFoundError:
+        raise InputError(f"image {path} is missing") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"image {path} cannot be read ({error})") from None

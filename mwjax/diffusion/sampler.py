@@ -44,15 +44,16 @@ def sample_latents(
     return solve(solver, guided(velocity, sampling.guidance), noise)[0]
 
 
-def image_channels(cfg: VAEConfig, params: dict, image: Float[Array, "b h w 3"], *, frames: int) -> Float[Array, "b t h8 w8 c"]:
-    """What an image-conditioned model sees beside its latents: a mask (1 for the first frame), then the latents of the image followed by grey.
+def with_mask(condition: Float[Array, "b t h w z"]) -> Float[Array, "b t h w c"]:
+    """What an image-conditioned model sees beside its latents: a mask (1 for the first frame), then the latents of its condition."""
+    mask = jnp.zeros((*condition.shape[:-1], MASK), condition.dtype).at[:, 0].set(1)
+    return jnp.concatenate([mask, condition], -1)
 
-    image: in [-1, 1].
-    """
+
+def image_condition(cfg: VAEConfig, params: dict, image: Float[Array, "b h w 3"], *, frames: int) -> Float[Array, "b t h8 w8 z"]:
+    """Latents of a clip that is `image` (in [-1, 1]) followed by grey."""
     video = jnp.pad(image[:, None], ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
-    (mean, _), _ = VAE(cfg).apply({"params": params}, video, method="encode", mutable=["cache"])
-    mask = jnp.zeros((*mean.shape[:-1], MASK), mean.dtype).at[:, 0].set(1)
-    return jnp.concatenate([mask, mean], -1)
+    return VAE(cfg).apply({"params": params}, video, method="encode", mutable=["cache"])[0][0]
 
 
 def decode(cfg: VAEConfig, params: dict, latents: Float[Array, "b t h w c"]) -> Float[Array, "b f h8 w8 3"]:
@@ -74,8 +75,9 @@ def decode(cfg: VAEConfig, params: dict, latents: Float[Array, "b t h w c"]) -> 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def sample(
     cfg: WorldConfig, vae: VAEConfig, sampling: Sampling, variables: dict, vae_params: dict, noise: Array, text: Array,
-    negative: Array, keyboard: Array, mouse: Array,
+    negative: Array, keyboard: Array, mouse: Array, image: Array | None = None, condition: Array | None = None,
 ) -> UInt8[Array, "b f h w 3"]:  # fmt: skip
-    """Noise, text embeddings and actions to uint8 frames."""
-    latents = sample_latents(cfg, sampling, variables, noise, text, negative, keyboard, mouse)
+    """Noise, text embeddings, actions and, of an image-conditioned model, image tokens and condition to uint8 frames."""
+    channels = None if condition is None else with_mask(condition)
+    latents = sample_latents(cfg, sampling, variables, noise, text, negative, keyboard, mouse, image, channels)
     return jnp.round(decode(vae, vae_params, latents) * 255).astype(jnp.uint8)

@@ -14,8 +14,8 @@ class ControlNet(nn.Module):
     """Makes the Branch that the backbone runs beside its blocks.
 
     The first control block starts from the embedded tokens plus a projection of the action feature, the same for every
-    token of a latent frame; each block gives a projection of its tokens as residual. Both projections start at zero, so
-    an untrained branch changes nothing.
+    token of a latent frame; each block gives a projection of its tokens as residual. The latter start at zero, so an untrained
+    branch changes nothing. The former starts at random, unlike the original's: between two zeros the actions would get no gradient.
     """
 
     config: DiTConfig
@@ -27,7 +27,7 @@ class ControlNet(nn.Module):
         if cfg.num_layers % EVERY:
             raise ValueError(f"a ControlNet needs an even number of layers, not {cfg.num_layers}")
         self.blocks = self.param("blocks", init_blocks(cfg, count))
-        self.before_proj = Dense(cfg.dim, kernel_init=nn.initializers.zeros)
+        self.before_proj = Dense(cfg.dim)
         self._project = Dense(cfg.dim, kernel_init=nn.initializers.zeros, parent=None)
         self.after_proj = self.param("after_proj", stacked_init(self._project, count, jax.numpy.zeros((1, cfg.dim))))
 

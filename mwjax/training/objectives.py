@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mwjax.diffusion.flow import TRAIN_STEPS, add_noise, flow_loss, train_sigmas
+from mwjax.diffusion.sampler import with_mask
 from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.world_model import WorldConfig, WorldModel
 from mwjax.types import Array, Float, Int
@@ -32,7 +33,8 @@ def flow_objective(cfg: WorldConfig, *, motion: float, shift: float = 5.0) -> Ob
         latents = sample_latents(keys[0], batch["mean"], batch["logvar"])
         noise = jax.random.normal(keys[1], latents.shape, latents.dtype)
         sigma = sigmas[stratified_indices(keys[2], latents.shape[0])]
-        condition = model.apply(variables, batch["text"], batch["keyboard"], batch["mouse"], method="condition")
+        image = (batch["image"], with_mask(batch["condition"])) if cfg.backbone.image_dim else ()
+        condition = model.apply(variables, batch["text"], batch["keyboard"], batch["mouse"], *image, method="condition")
         velocity, _ = model.apply(variables, add_noise(latents, noise, sigma), sigma * TRAIN_STEPS, condition)
         return flow_loss(velocity, latents, noise, motion=motion)
 

@@ -24,10 +24,10 @@ class TrainState:
 
 
 def partition(variables: dict, rules: Rules) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones and must cover every path."""
+    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones, which are copied, and must cover every path."""
     flat = flatten_dict(variables, sep="/")
     chosen, rest = split(rules, flat)
-    return {k: jnp.asarray(flat[k], jnp.float32) for k in chosen}, {k: jnp.asarray(flat[k]) for k in rest}
+    return {k: jnp.array(flat[k], jnp.float32) for k in chosen}, {k: jnp.asarray(flat[k]) for k in rest}
 
 
 def combine(trainable: dict, frozen: dict) -> dict:

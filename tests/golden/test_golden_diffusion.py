@@ -10,7 +10,7 @@ import pytest
 from cases import FOLDER, case, last, relative_error
 from models import actions, autoencoder, image_encoder, image_input, text_encoder, text_input, world
 from mwjax.diffusion.flow import train_sigmas
-from mwjax.diffusion.sampler import Sampling, decode, image_channels, sample_latents
+from mwjax.diffusion.sampler import Sampling, decode, image_condition, sample_latents, with_mask
 from mwjax.diffusion.solvers import SOLVERS, solve
 from mwjax.models.image import ImageEncoder, preprocess
 from mwjax.models.text import TextEncoder
@@ -83,7 +83,7 @@ def test_end_to_end(stem):
         picture = np.moveaxis(golden["in/image"], 0, -1)[None] * 2 - 1
         tokens = ImageEncoder(image_cfg).apply({"params": image_params}, preprocess(picture, image_cfg.image_size))
         assert relative_error(tokens, golden["out/clip_features"]) < 1e-5
-        channels = image_channels(vae_cfg, vae_params, picture, frames=golden["in/keyboard_actions"].shape[1])
+        channels = with_mask(image_condition(vae_cfg, vae_params, picture, frames=golden["in/keyboard_actions"].shape[1]))
         assert relative_error(channels, last(golden["out/image_condition_y"])) < 1e-5
         image = (tokens, channels)
     sampling = Sampling(sampler["steps"], sampler["shift"], sampler["guidance_scale"], sampler["solver"])
