@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import dit, text, vae
+from converters import dit, image, text, vae
 from converters.folder import load_model, new_model, save_model
 from converters.lora import LORA
-from converters.shapes import text_shapes, vae_shapes, world_shapes
-from converters.tables import load, save
+from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
+from converters.tables import load, moves, save
 from mwjax.errors import InputError
 from mwjax.models import lora
 from mwjax.models.dit import DiTConfig
+from mwjax.models.image import ImageConfig
 from mwjax.models.text import TextConfig
 from mwjax.models.vae import VAEConfig
-from mwjax.models.variants import Variant
+from mwjax.models.variants import VARIANTS, Variant
 from mwjax.models.world_model import WorldConfig
 
 BACKBONE = DiTConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=4, text_dim=16, text_len=8, freq_dim=32)
@@ -108,3 +109,22 @@ def test_broken_model_folders(tmp_path, model, damage, says):
 
 def edit(path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shapes", "tensors"),
+    [
+        (dit.WORLD, lambda: world_shapes(VARIANTS["1.3B"].world("none")), 825),
+        (dit.DIFFUSERS, lambda: world_shapes(VARIANTS["1.3B"].world("none")), 825),
+        (dit.WORLD, lambda: world_shapes(VARIANTS["14B"].world("none")), 1303),
+        (dit.DIFFUSERS, lambda: world_shapes(VARIANTS["14B"].world("none")), 1303),
+        (vae.VAE, lambda: vae_shapes(VAEConfig()), 194),
+        (vae.diffusers(VAEConfig()), lambda: vae_shapes(VAEConfig()), 194),
+        (text.TEXT, lambda: text_shapes(TextConfig()), 242),
+        (text.DIFFUSERS, lambda: text_shapes(TextConfig()), 242),
+        (image.IMAGE, lambda: image_shapes(ImageConfig()), 392),
+    ],
+)
+def test_every_key_of_the_released_files(rows, shapes, tensors):
+    names = [name for step in moves(rows, rows, shapes()) for name in step.write]
+    assert len(names) == len(set(names)) == tensors

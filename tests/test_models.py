@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters.shapes import parameter_count, text_shapes, vae_shapes, world_shapes
+from converters.shapes import image_shapes, parameter_count, text_shapes, vae_shapes, world_shapes
 from mwjax.models import attention as attention_module
 from mwjax.models import lora, world_model
 from mwjax.models.action import windows
 from mwjax.models.attention import attention
 from mwjax.models.dit import DiTConfig
+from mwjax.models.image import ImageConfig
 from mwjax.models.text import relative_buckets
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import WorldConfig, WorldModel
@@ -24,13 +25,17 @@ def test_released_parameter_counts():
     assert parameter_count(world_shapes(VARIANTS["14B"].world("none"))) == 16_394_878_784
     assert parameter_count(text_shapes(T2W.text)) == 5_680_910_336
     assert parameter_count(vae_shapes(T2W.vae)) == 126_892_531
+    assert parameter_count(image_shapes(ImageConfig())) == 632_076_800
+    assert 18.2e9 < parameter_count(world_shapes(VARIANTS["14B"].world("adaln"))) < 18.4e9
     assert 2.15e9 < parameter_count(world_shapes(T2W.world("controlnet"))) < 2.17e9
 
 
-def test_released_lora_layers():
-    shapes = jax.eval_shape(lambda: lora.init(world_model.init(T2W.world("controlnet"), jax.random.key(0))["backbone"], 128, 64.0, jax.random.key(0)))
+@pytest.mark.parametrize(("size", "control", "layers"), [("1.3B", "controlnet", 306), ("14B", "adaln", 488)])
+def test_released_lora_layers(size, control, layers):
+    world = VARIANTS[size].world(control)
+    shapes = jax.eval_shape(lambda: lora.init(world_model.init(world, jax.random.key(0))["backbone"], 128, 64.0, jax.random.key(0)))
     alphas = [a for path, a in jax.tree_util.tree_leaves_with_path(shapes) if "alpha" in jax.tree_util.keystr(path)]
-    assert sum(a.shape[0] if a.ndim else 1 for a in alphas) == 306
+    assert sum(a.shape[0] if a.ndim else 1 for a in alphas) == layers
 
 
 def test_released_forward_shapes():

@@ -167,3 +167,34 @@ def test_image_encoder(tmp_path):
     back = CLIPVisionModel.from_pretrained(folder)
     for name, value in back.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=0, atol=0)
+
+
+def test_a_whole_folder_there_and_back(tmp_path):
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+    from converters.__main__ import main
+
+    models = {
+        "transformer": WanTransformer3DModel(
+            patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=36, out_channels=16, text_dim=32, freq_dim=32,
+            ffn_dim=88, num_layers=2, image_dim=80, added_kv_proj_dim=48,
+        ),
+        "vae": AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2),
+        "text_encoder": UMT5EncoderModel(UMT5Config(vocab_size=120, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+        "image_encoder": CLIPVisionModel(CLIPVisionConfig(
+            hidden_size=80, intermediate_size=160, num_hidden_layers=3, num_attention_heads=4, image_size=28, patch_size=14, hidden_act="gelu",
+        )),
+    }  # fmt: skip
+    for name, model in models.items():
+        randomised(model).save_pretrained(tmp_path / "theirs" / name)
+    (tmp_path / "theirs/tokenizer").mkdir()
+    (tmp_path / "theirs/tokenizer/tokenizer.json").write_text("{}")
+    main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(tmp_path / "back"), "--format", "diffusers"])
+    for name, model in models.items():
+        back, info = type(model).from_pretrained(tmp_path / "back" / name, output_loading_info=True)
+        assert not info["missing_keys"], name
+        assert not info["unexpected_keys"], name
+        for key, value in model.state_dict().items():
+            torch.testing.assert_close(back.state_dict()[key], value, rtol=0, atol=0, msg=f"{name} {key}")

@@ -1,0 +1,75 @@
+"""The image-to-world path from a dataset to a video, at toy size: either action module trains and samples from a first frame."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_data import make_dataset
+
+from converters.folder import Model, load_model, save_model
+from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
+from mwjax import sample, train
+from mwjax.data.video import read_image, read_video
+from mwjax.errors import InputError
+from mwjax.models.dit import DiTConfig
+from mwjax.models.image import ImageConfig
+from mwjax.models.text import TextConfig
+from mwjax.models.vae import VAEConfig
+from mwjax.models.world_model import WorldConfig
+
+
+def draw(shapes: dict) -> dict:
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: (rng.standard_normal(a.shape) * 0.05).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    world = WorldConfig(DiTConfig(24, 32, 2, 2, in_dim=36, text_dim=16, text_len=32, freq_dim=32, image_dim=80))
+    vae, text, image = VAEConfig(4, (1, 1, 2, 2), 1), TextConfig(384, 16, 16, 24, 2, 2), ImageConfig(28, 14, 80, 2, 24, 1, 3)
+    model = Model(world, draw(world_shapes(world)), vae, draw(vae_shapes(vae)), text, draw(text_shapes(text)), "byt5", image, draw(image_shapes(image)))
+    return save_model(model, tmp_path_factory.mktemp("base") / "model")
+
+
+def config_file(path, *, base, dataset, control: str):
+    path.write_text(f"""
+import ml_collections
+
+def get_config():
+    return ml_collections.ConfigDict(dict(
+        out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, control=dict(kind={control!r}, action_dim=16), dataset={str(dataset)!r}, record=None,
+        framing=dict(frames=5, height=32, width=32, shrink=1),
+        stages=[dict(name="lora", steps=2, batch=2, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=2, lr=1e-2, motion=0.2)],
+        sampling=dict(steps=2), lora_scale=1.0,
+    ))
+""")
+    return path
+
+
+@pytest.mark.parametrize("control", ["adaln", "controlnet"])
+def test_dataset_to_video(tmp_path, base, control, capsys):
+    dataset = make_dataset(tmp_path / "data", scenes=2)
+    train.main(["--config", str(config_file(tmp_path / "config.py", base=base, dataset=dataset, control=control))])
+    model = load_model(tmp_path / "run/model")
+    assert model.world.control == control
+    name = "adaln" if control == "adaln" else "controlnet"
+    assert any(np.abs(a).max() > 0 for a in jax.tree.leaves(model.world_params[name]))
+    Image.fromarray(np.full((50, 90, 3), 200, np.uint8)).save(tmp_path / "first.png")
+    options = ["--model", str(tmp_path / "run/model"), "--actions", '[[4, "1 0 0 0 0 0 0 0 0"], ""]', "--height", "32", "--width", "32", "--steps", "2"]
+    sample.main([*options, "--image", str(tmp_path / "first.png"), "--out", str(tmp_path / "a.mp4"), "--enlarge", "1"])
+    assert read_video(tmp_path / "a.mp4").shape == (5, 32, 32, 3)
+    for extra, says in (([], "--image"), (["--image", str(tmp_path / "config.py")], "cannot be read"), (["--image", "gone.png"], "is missing")):
+        with pytest.raises(SystemExit) as stop:
+            sample.main([*options, *extra, "--out", str(tmp_path / "b.mp4")])
+        assert stop.value.code == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "b.mp4").exists()
+
+
+def test_pictures_of_any_shape_cover_the_frame(tmp_path):
+    picture = np.zeros((40, 200, 3), np.uint8)
+    picture[:, 80:120] = 255  # the middle
+    Image.fromarray(picture).save(tmp_path / "wide.png")
+    assert read_image(tmp_path / "wide.png", 32, 32)[:, 4:-4].min() > 200
+    with pytest.raises(InputError, match="missing"):
+        read_image(tmp_path / "none.png", 32, 32)
