@@ -5,7 +5,7 @@ import pathlib
 import time
 
 from converters.folder import load_model
-from mwjax.data.actions import read_action_list
+from mwjax.data.actions import read_actions
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.video import read_image, write_video
 from mwjax.diffusion.sampler import Sampling
@@ -14,7 +14,7 @@ from mwjax.errors import InputError, command
 from mwjax.models import lora
 from mwjax.pipeline import generate, latent_shape, output_folder
 
-EXAMPLE = '[[8, "1 0 0 0 0 0 0 0 0"], [16, "0 0 0 0 0 0 0 0 4"], ""]'
+EXAMPLE = "w*8, yaw:4*8"
 
 
 @command
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prompt", default="A tech base with metal walls, looking around.", help="what to show")
     parser.add_argument("--negative", default="", help="what not to show")
     parser.add_argument("--image", default="", help="first frame (png, jpg …) for an image-to-world model; resized to cover the frame, then centre-cropped")
-    parser.add_argument("--actions", default=EXAMPLE, help='[[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"] or a JSON file of it')
+    parser.add_argument("--actions", default=EXAMPLE, help='"w*8, yaw:4*8, space@3", or [[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"], or a file (.json, .csv)')
     parser.add_argument("--seed", type=int, default=43)
     parser.add_argument("--steps", type=int, default=30, help="denoising steps")
     parser.add_argument("--shift", type=float, default=3.0, help="noise schedule shift")
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-hud", action="store_true", help="do not draw the keys")
     parser.add_argument("--out", default="sample.mp4", help="mp4 file to write")
     args = parser.parse_args(argv)
-    actions = read_action_list(args.actions)
+    actions = read_actions(args.actions)
     for name in ("steps", "fps", "shift"):
         if getattr(args, name) <= 0:
             raise InputError(f"--{name} {getattr(args, name)} must be above 0")

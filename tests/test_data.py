@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 
-from mwjax.data.actions import from_scene, parse_action_list, read_action_list
+from mwjax.data.actions import from_scene, parse_action_list, read_actions
+from mwjax.data.actions import main as show_actions
 from mwjax.data.clips import fit, load_clip, read_table
 from mwjax.data.latents import Framing, LatentSource, encode_dataset
 from mwjax.data.loader import latent_batches, pixel_batches
@@ -69,11 +71,35 @@ def test_bad_action_lists(bad, says):
 def test_action_list_from_file(tmp_path):
     path = tmp_path / "actions.json"
     path.write_text('[[4, "1 0 0 0 0 0 0 0 2"], ""]')
-    keyboard, mouse = read_action_list(str(path))
+    keyboard, mouse = read_actions(str(path))
     assert keyboard.shape == (5, 7)
     assert mouse[4, 1] == 2
-    with pytest.raises(InputError, match="neither"):
-        read_action_list(str(tmp_path / "missing.json"))
+    with pytest.raises(InputError, match="no such file"):
+        read_actions(str(tmp_path / "missing.json"))
+
+
+def test_every_form_of_actions_gives_the_same_arrays(tmp_path, capsys):
+    forms = ['[[3, "1 0 0 0 0 0 0 0 0"], [8, "1 0 0 0 0 0 0 0.5 -2"], "2 6"]', "w*3, w+pitch:0.5+yaw:-2*5, space@2, space@6"]
+    scene = {str(i): entry(ws=1, scs=int(i in (2, 6)), pitch_delta=0.5 / 15 * (i > 3), yaw_delta=-2 / 15 * (i > 3)) for i in range(9)}
+    (tmp_path / "scene.json").write_text(json.dumps({"actions": scene}))
+    (tmp_path / "list.json").write_text(forms[0])
+    lines = ["yaw,pitch,w,space"] + [f"{-2 * (i > 3)},{0.5 * (i > 3)},{int(i > 0)},{int(i in (2, 6))}" for i in range(9)]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    results = [read_actions(form) for form in [*forms, *(str(tmp_path / name) for name in ("scene.json", "list.json", "table.csv"))]]
+    for keyboard, mouse in results[1:]:
+        np.testing.assert_array_equal(keyboard, results[0][0])
+        np.testing.assert_allclose(mouse, results[0][1], rtol=1e-6)
+    show_actions([forms[1]])
+    assert "frames    2 to    2  w + space" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("w", "neither WHAT"), ("w*0", "neither WHAT"), ("q*4", "'q' is none of"), ("yaw*4", "'yaw' is none of"), ("w*4, space@5", "after the last frame")],
+)
+def test_bad_short_forms(text, says):
+    with pytest.raises(InputError, match=re.escape(says)):
+        read_actions(text)
 
 
 def test_videos_are_cut_exactly(tmp_path):

@@ -3,15 +3,19 @@
 Row 0 is always empty: nothing acted before the first frame. Positive pitch looks down, positive yaw turns right.
 """
 
+import argparse
+import csv
 import json
 import pathlib
+import re
 from collections.abc import Mapping
 
 import numpy as np
 
-from mwjax.errors import InputError
+from mwjax.errors import InputError, command
 
 KEYS = ("w", "s", "a", "d", "space", "shift", "ctrl")
+MOUSE = ("pitch", "yaw")
 DEGREES = 15.0  # the datasets store rotations in units of 15 degrees
 
 Actions = tuple[np.ndarray, np.ndarray]
@@ -49,17 +53,92 @@ def parse_action_list(action_list: list) -> Actions:
     return keyboard, mouse
 
 
-def read_action_list(text: str) -> Actions:
-    """An action list as JSON text, or the path of a JSON file that holds one."""
+def parse_short(text: str) -> Actions:
+    """The short form: "w*20, w+yaw:3*20, space@30" holds w for 20 frames, then w while turning 3 degrees a frame, and presses space on frame 30.
+
+    What is held: keys (w s a d space shift ctrl), pitch:DEGREES and yaw:DEGREES, joined by +, or none. Raises InputError naming the part.
+    """
+    rows: list[tuple[np.ndarray, np.ndarray]] = []
+    presses = []
+    for part in (p.strip() for p in text.split(",")):
+        held, mark, count = re.fullmatch(r"([^*@]*)([*@]?)(.*)", part).groups()
+        if not mark or not count.strip().isdigit() or int(count) < 1:
+            raise InputError(f"action {part!r} is neither WHAT*FRAMES nor WHAT@FRAME, as in w+yaw:3*20 or space@30")
+        keyboard, mouse = np.zeros(7, np.float32), np.zeros(2, np.float32)
+        for word in (w.strip() for w in held.split("+")):
+            name, _, value = word.partition(":")
+            if word in KEYS:
+                keyboard[KEYS.index(word)] = 1
+            elif name in MOUSE and re.fullmatch(r"[-+]?\d+(\.\d*)?", value):
+                mouse[MOUSE.index(name)] = float(value)
+            elif word != "none":
+                raise InputError(f"action {part!r}: {word!r} is none of {', '.join(KEYS)}, pitch:DEGREES, yaw:DEGREES, none")
+        if mark == "*":
+            rows += [(keyboard, mouse)] * int(count)
+        else:
+            presses.append((part, int(count), keyboard, mouse))
+    keyboard, mouse = (np.stack([np.zeros(n, np.float32), *(row[i] for row in rows)]) for i, n in enumerate((7, 2)))
+    for part, frame, keys, moves in presses:
+        if frame > len(rows):
+            raise InputError(f"action {part!r} is after the last frame, {len(rows)}")
+        keyboard[frame] = np.maximum(keyboard[frame], keys)
+        mouse[frame] += moves
+    return keyboard, mouse
+
+
+def parse_table(text: str) -> Actions:
+    """CSV with a column for any of w s a d space shift ctrl pitch yaw and a row a frame; the first row is frame 0 and must be empty."""
+    rows = list(csv.DictReader(text.splitlines()))
+    names = list(rows[0]) if rows else []
+    odd = [name for name in names if name not in KEYS + MOUSE]
+    if not rows or odd:
+        raise InputError(f"a CSV of actions needs a header of {', '.join(KEYS + MOUSE)}" + (f"; {odd[0]!r} is none of them" if odd else " and a row a frame"))
+    try:
+        table = {name: np.array([float(row[name]) for row in rows], np.float32) for name in names}
+    except (TypeError, ValueError):
+        raise InputError(f"the CSV of actions has a row that is not {len(names)} numbers") from None
+    empty = np.zeros(len(rows), np.float32)
+    keyboard, mouse = (np.stack([table.get(name, empty) for name in group], -1) for group in (KEYS, MOUSE))
+    if keyboard[0].any() or mouse[0].any():
+        raise InputError("the first row of the CSV of actions is frame 0, before which nothing acted; it must be all zeros")
+    return keyboard, mouse
+
+
+def read_actions(text: str) -> Actions:
+    """Actions from the original's list, the short form, or a file: a list (.json), a scene of the dataset (.json) or a table (.csv)."""
+    if text.lstrip().startswith("["):
+        return _parse_json(text, "the action list")
     path = pathlib.Path(text)
+    if path.suffix not in (".json", ".csv"):
+        return parse_short(text)
     try:
-        source = path.read_text() if not text.lstrip().startswith("[") else text
+        source = path.read_text()
     except OSError:
-        raise InputError(f"action list {text!r} is neither a JSON list nor a readable file") from None
+        raise InputError(f"actions {text!r}: there is no such file") from None
+    return parse_table(source) if path.suffix == ".csv" else _parse_json(source, str(path))
+
+
+def _parse_json(source: str, where: str) -> Actions:
     try:
-        return parse_action_list(json.loads(source))
+        value = json.loads(source)
     except json.JSONDecodeError as error:
-        raise InputError(f"action list is not JSON: {error}") from None
+        raise InputError(f"{where} is not JSON: {error}") from None
+    if isinstance(value, dict) and isinstance(value.get("actions"), dict) and value["actions"]:
+        return from_scene(value["actions"], 0, 1 + max(map(int, value["actions"])))
+    return parse_action_list(value)
+
+
+def timeline(keyboard: np.ndarray, mouse: np.ndarray) -> str:
+    """What is held when, a line per stretch of equal frames."""
+    lines, start = [], 1
+    rows = np.concatenate([keyboard, mouse], 1)
+    for frame in range(1, len(rows)):
+        if frame + 1 == len(rows) or (rows[frame + 1] != rows[frame]).any():
+            held = [name for name, on in zip(KEYS, keyboard[frame], strict=True) if on]
+            held += [f"{name}:{value:g}" for name, value in zip(MOUSE, mouse[frame], strict=True) if value]
+            lines.append(f"frames {start:4d} to {frame:4d}  {' + '.join(held) or 'none'}")
+            start = frame + 1
+    return "\n".join([*lines, f"{len(rows)} frames with the first, which is empty"])
 
 
 def from_scene(actions: Mapping[str, Mapping], start: int, stop: int) -> Actions:
@@ -80,3 +159,14 @@ def from_scene(actions: Mapping[str, Mapping], start: int, stop: int) -> Actions
         row[4], row[5], row[6] = jumps * (entry["scs"] == 1), entry["scs"] == 2, entry["scs"] == 3
         mouse[frame - start] = entry["pitch_delta"] * DEGREES, entry["yaw_delta"] * DEGREES
     return keyboard, mouse
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m mwjax.data.actions", description="Print what is held when.")
+    parser.add_argument("actions", help="action list, short form, or a .json or .csv file")
+    print(timeline(*read_actions(parser.parse_args(argv).actions)))
+
+
+if __name__ == "__main__":
+    main()
