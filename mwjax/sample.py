@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--prompt", default="A tech base with metal walls, looking around.", help="what to show")
     parser.add_argument("--negative", default="", help="what not to show")
     parser.add_argument("--image", default="", help="first frame (png, jpg …) for an image-to-world model; resized to cover the frame, then centre-cropped")
-    parser.add_argument("--actions", default=EXAMPLE, help='"w*8, yaw:4*8, space@3", or [[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"], or a file (.json, .csv)')
+    parser.add_argument("--actions", default=EXAMPLE,
+                        help='"w*8, yaw:4*8, space@3"; or [[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"]; or a file (.json, .csv)')  # fmt: skip
     parser.add_argument("--seed", type=int, default=43)
     parser.add_argument("--steps", type=int, default=30, help="denoising steps")
     parser.add_argument("--shift", type=float, default=3.0, help="noise schedule shift")
