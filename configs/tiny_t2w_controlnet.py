@@ -29,6 +29,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         {"name": "lora", "steps": 500 if long else 60, "batch": 16, "lr": 1e-4, "warmup": 20, "weight_decay": 3e-2, "eps": 1e-10, "rank": 16, "alpha": 8.0},
         {"name": "action", "steps": 6000 if long else 1100, "batch": 16, "lr": 1e-2, "motion": 0.2, **muon},
     ]
-    config.sampling = {"steps": 30, "shift": 3.0, "guidance": 3.0}
+    config.sampling = {"steps": 30, "shift": 3.0, "guidance": 1.0, "action_guidance": 3.0}
     config.lora_scale = 1.0
     return config

@@ -27,7 +27,7 @@ def fetch(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(snapshot_download(name))
     except Exception as error:  # the hub raises many kinds: no network, no such name, no access
-        raise InputError(f"{name} is no local folder and could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0]})") from None
+        raise InputError(f"{name} is no local folder and could not be downloaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from None
 
 
 def inspect(path: pathlib.Path) -> None:
@@ -40,11 +40,11 @@ def inspect(path: pathlib.Path) -> None:
         print(f"LoRA: rank {rank}, {layers} layers, {name} names, {tensors.count:,} parameters")
         return
     folder = open_folder(path)
+    folder.check()
     for kind, network in folder.networks.items():
         dtypes = ", ".join(sorted({dtype.name for _, dtype in network.tensors.specs.values()}))
         print(f"{kind}: {network.tensors.count:,} parameters, {dtypes}, {network.naming} names, {len(network.tensors.paths)} file(s)")
         print(f"  {network.config}")
-        network.check()
     if folder.lora:
         tensors = open_lora(folder.lora)
         print(f"LoRA: rank {lora_naming(tensors)[1]}, {tensors.count:,} parameters")
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     importer.add_argument("source", help="folder, or Hugging Face name such as Wan-AI/Wan2.1-T2V-1.3B or amd/Micro-World-T2W")
     importer.add_argument("out", type=pathlib.Path, help="model folder to write; an unfinished one is continued")
     importer.add_argument("--base", default="", help="folder or name that gives what SOURCE lacks (VAE, encoders, tokenizer)")
+    importer.add_argument("--lora", type=pathlib.Path, default=None, help="LoRA file to go with the model (released, PEFT or diffusers naming)")
     importer.add_argument("--variant", default="", help="sub-folder of SOURCE, such as T2W or I2W")
     exporter = commands.add_parser("export", help="a model folder to files that other programs load")
     exporter.add_argument("checkpoint", help="model folder (runs/…/model)")
@@ -70,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     exporter.add_argument("--format", required=True, choices=[*(name for name in LAYOUTS if name != "mwjax"), "lora"], dest="layout")
     exporter.add_argument("--naming", choices=list(LORA_NAMINGS), default="released", help="key names of --format lora")
     for sub in (importer, exporter):
-        sub.add_argument("--dtype", choices=["keep", "bfloat16", "float32"], default="keep", help="of the written weights")
+        sub.add_argument("--dtype", choices=["keep", "bfloat16", "float32"], default="keep", help="of the written weights, but the VAE's")
     inspector = commands.add_parser("inspect", help="what a folder or LoRA file holds and lacks")
     inspector.add_argument("path", help="folder, .safetensors file or shipped model")
     args = parser.parse_args(argv)
@@ -80,14 +81,14 @@ def main(argv: list[str] | None = None) -> None:
     dtype = None if args.dtype == "keep" else {np.dtype(d).name: np.dtype(d) for d in NUMPY.values()}[args.dtype]
     if args.command == "import":
         base = fetch(args.base) if args.base else None
-        paths = import_model(fetch(args.source) / args.variant, args.out, base=base, dtype=dtype, report=print)
+        paths = import_model(fetch(args.source) / args.variant, args.out, base=base, lora=args.lora, dtype=dtype, report=print)
     elif args.layout == "lora":
         folder = open_folder(fetch(args.checkpoint))
         if folder.lora is None:
             raise InputError(f"{args.checkpoint} has no LoRA")
         if args.out.suffix != ".safetensors":
             raise InputError(f"{args.out} must end in .safetensors")
-        paths = write_lora(folder.lora, folder.networks["transformer"], args.out, args.naming)
+        paths = write_lora(folder.lora, folder.networks["transformer"], args.out, args.naming, dtype=dtype)
     else:
         paths = export_model(fetch(args.checkpoint), args.out, layout=args.layout, dtype=dtype)
     print("wrote")

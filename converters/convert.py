@@ -7,32 +7,28 @@ import pathlib
 import shutil
 from collections.abc import Callable
 
-import jax
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
 from converters.files import NUMPY, Stream, Tensors, read_json, sha256
-from converters.folder import IMAGE_FILE, LORA_FILE, TEXT_FILE, TRANSFORMER, VAE_FILE
-from converters.layouts import NAMINGS, Folder, Network, open_folder, open_lora
+from converters.folder import IMAGE_FILE, TEXT_FILE, TRANSFORMER, VAE_FILE
+from converters.layouts import LORA_STEM, NAMINGS, RECORD, TOKENIZER_FILES, Folder, Network, lora_of, open_folder
 from converters.lora import NAMINGS as LORA_NAMINGS
-from converters.lora import naming as lora_naming
-from converters.tables import Move, check, moves
+from converters.tables import Move, load, moves, save
 from mwjax.errors import InputError
-from mwjax.models import lora as lora_model
 
-SHARD = 5 * 10**9  # bytes, the usual size of a shard of released weights
-RECORD = "conversion.json"
+SHARD = {"mwjax": math.inf, "wan": math.inf, "diffusers": 5 * 10**9, "micro-world": 5 * 10**9}  # largest file in bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where a layout keeps a network: sub-folder, stem and ending of the file, naming of the keys, and their prefix."""
+    """Where a layout keeps a network: sub-folder, stem and ending of the file, naming of the keys."""
 
     sub: str
     stem: str
     naming: str
     ending: str = ".safetensors"
-    prefix: str = ""
     config: bool = True
 
 
@@ -46,8 +42,7 @@ LAYOUTS: dict[str, dict[str, Place]] = {
         "transformer": Place("", "diffusion_pytorch_model", "wan"),
         "vae": Place("", "Wan2.1_VAE", "wan", ".pth", config=False),
         "text_encoder": Place("", "models_t5_umt5-xxl-enc-bf16", "wan", ".pth", config=False),
-        "image_encoder": Place("", "models_clip_open-clip-xlm-roberta-large-vit-huge-14", "wan", ".pth", "visual.", config=False),
-    },
+    },  # the original's image encoder also holds a text tower, which is not kept here: use the released file
     "diffusers": {
         "transformer": Place("transformer", "diffusion_pytorch_model", "diffusers"),
         "vae": Place("vae", "diffusion_pytorch_model", "diffusers"),
@@ -56,15 +51,19 @@ LAYOUTS: dict[str, dict[str, Place]] = {
     },
     "micro-world": {"transformer": Place("transformer", "diffusion_pytorch_model", "wan")},
 }
+LORA_PLACE = {  # file and naming
+    "mwjax": (LORA_STEM, "released"), "micro-world": (LORA_STEM, "released"), "wan": ("pytorch_lora_weights.safetensors", "peft"),
+    "diffusers": ("pytorch_lora_weights.safetensors", "diffusers"),
+}  # fmt: skip
 TOKENIZER_PLACE = {"mwjax": "tokenizer", "wan": "google/umt5-xxl", "diffusers": "tokenizer"}
 
 
 def stream(tensors: Tensors, steps: list[Move], folder: pathlib.Path, stem: str, *, dtype: np.dtype | None, shard: float, bar: tqdm) -> list[pathlib.Path]:
     """Carry out `steps` with one tensor in memory at a time; files that are there already are whole and are kept.
 
-    dtype: of the written tensors; None keeps each as it is. shard: largest file in bytes. bar counts bytes read.
+    dtype: of the written tensors; None keeps each as it is. shard: largest file in bytes. bar counts bytes.
     """
-    size = {name: math.prod(shape) * kind.itemsize for name, (shape, kind) in tensors.specs.items()}
+    size = {name: math.prod(shape) * (dtype or kind).itemsize for name, (shape, kind) in tensors.specs.items()}
     groups: list[list[Move]] = [[]]
     filled = 0
     for step in steps:
@@ -93,90 +92,125 @@ def stream(tensors: Tensors, steps: list[Move], folder: pathlib.Path, stem: str,
     return paths
 
 
-def pickle(tensors: Tensors, steps: list[Move], path: pathlib.Path, prefix: str, *, dtype: np.dtype | None, bar: tqdm) -> list[pathlib.Path]:
-    """Carry out `steps` into a .pth file, as the original loads its encoders from."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(f'{path.name} needs PyTorch to be written; run: pip install -e ".[convert]"') from None
+def pickle(tensors: Tensors, steps: list[Move], path: pathlib.Path, *, dtype: np.dtype | None, bar: tqdm) -> list[pathlib.Path]:
+    """Carry out `steps` into a .pth file, as the original loads its encoders from. PyTorch writes it whole: it needs the network's size in memory."""
+    import torch
+
     if not path.exists():
         state = {}
         for step in steps:
             for name, array in zip(step.write, step.change([tensors[name] for name in step.read]), strict=True):
                 array = np.array(array if dtype is None else array.astype(dtype))
                 half = array.dtype == NUMPY["BF16"]
-                state[prefix + name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if half else torch.from_numpy(array)
+                state[name] = torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if half else torch.from_numpy(array)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
         torch.save(state, part)
         part.replace(path)
-    bar.update(_bytes(tensors))
+    bar.update(_bytes(tensors, dtype))
     return [path]
 
 
-def _bytes(tensors: Tensors) -> int:
-    return sum(math.prod(shape) * kind.itemsize for shape, kind in tensors.specs.values())
+def _bytes(tensors: Tensors, dtype: np.dtype | None) -> int:
+    return sum(math.prod(shape) * (dtype or kind).itemsize for shape, kind in tensors.specs.values())
 
 
-def write(networks: dict[str, Network], out: pathlib.Path, layout: str, *, dtype: np.dtype | None, source: str, lora: pathlib.Path | None = None,
-          tokenizer: pathlib.Path | None = None, shard: float = SHARD) -> list[pathlib.Path]:  # fmt: skip
-    """Write checked networks to `out` in a layout, with configs, LoRA and tokenizer. Started again, it carries on; hashes go to conversion.json.
+def _fingerprint(folder: Folder) -> dict[str, list[int]]:
+    """Size and time of every file that a conversion reads."""
+    paths = [path for network in folder.networks.values() for path in network.tensors.paths] + ([folder.lora] if folder.lora else [])
+    return {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
 
-    Raises InputError if `out` holds something else.
-    """
-    what = {"source": source, "layout": layout, "dtype": dtype.name if dtype is not None else "as it is"}
+
+def _claim(out: pathlib.Path, what: dict, needed: int) -> None:
+    """Make `out` the folder of this conversion, or say why it cannot be."""
     record = out / RECORD
-    if out.exists() and any(out.iterdir()):
-        if not record.exists():
-            raise InputError(f"{out} is not empty and holds no conversion; choose another folder")
-        if {k: v for k, v in read_json(record).items() if k != "files"} != what:
-            raise InputError(f"{out} holds another conversion (of {read_json(record)['source']}); choose another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    needed = sum(_bytes(n.tensors) for n in networks.values()) * (dtype.itemsize / 2 if dtype is not None else 1)
-    free = shutil.disk_usage(out).free + sum(p.stat().st_size for p in out.rglob("*.safetensors"))
-    if free < needed:
-        raise InputError(f"{out} has {free / 1e9:.1f} GB free, the conversion needs about {needed / 1e9:.1f} GB; free some space")
-    record.write_text(json.dumps(what, indent=1) + "\n")
+    try:
+        if out.exists() and any(out.iterdir()):
+            if not record.exists():
+                raise InputError(f"{out} is not empty and holds no conversion; choose another folder")
+            before = read_json(record)
+            if {k: v for k, v in before.items() if k != "files"} != what:
+                raise InputError(f"{out} holds another conversion (of {before.get('source')}, or of it as it was before); delete it or choose another folder")
+        out.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(out).free + sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
+        if free < needed:
+            raise InputError(f"{out} has {free / 1e9:.1f} GB free, the conversion needs about {needed / 1e9:.1f} GB; free some space")
+        record.write_text(json.dumps(what, indent=1) + "\n")
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}") from None
+
+
+def write(folder: Folder, out: pathlib.Path, layout: str, *, dtype: np.dtype | None, shard: float | None = None) -> list[pathlib.Path]:
+    """Write a checked folder to `out` in a layout: networks, configs, LoRA, tokenizer. Started again, it carries on; hashes go to conversion.json.
+
+    dtype: of transformer, text encoder, image encoder and LoRA; the VAE stays as it is, for its loaders expect float32.
+    Raises InputError if `out` holds something else, lacks room or cannot be written.
+    """
+    places = LAYOUTS[layout]
+    networks = {kind: network for kind, network in folder.networks.items() if kind in places}
+    dtypes = {kind: None if kind == "vae" else dtype for kind in networks}
+    if any(places[kind].ending == ".pth" for kind in networks):
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            raise InputError(f'the {layout} layout has .pth files, which need PyTorch; run: pip install -e ".[convert]"') from None
+    total = sum(_bytes(network.tensors, dtypes[kind]) for kind, network in networks.items())
+    what = {"source": str(folder.path), "layout": layout, "dtype": dtype.name if dtype is not None else "as it is", "read": _fingerprint(folder)}
+    _claim(out, what, total)
     paths = []
-    bar = tqdm(total=sum(_bytes(n.tensors) for n in networks.values()), desc="converting", unit="B", unit_scale=True)
+    bar = tqdm(total=total, desc="converting", unit="B", unit_scale=True)
     for kind, network in networks.items():
-        place = LAYOUTS[layout][kind]
+        place = places[kind]
         naming = NAMINGS[kind][place.naming]
         shapes = {name: tree for name, tree in network.shapes.items() if name not in naming.without}
         steps = moves(network.rows, naming.rows(network.config), shapes)
-        folder = out / place.sub
+        target = out / place.sub
         if place.ending == ".pth":
-            paths += pickle(network.tensors, steps, folder / f"{place.stem}.pth", place.prefix, dtype=dtype, bar=bar)
+            paths += pickle(network.tensors, steps, target / f"{place.stem}.pth", dtype=dtypes[kind], bar=bar)
         else:
-            paths += stream(network.tensors, steps, folder, place.stem, dtype=dtype, shard=shard, bar=bar)
+            size = SHARD[layout] if shard is None else shard
+            paths += stream(network.tensors, steps, target, place.stem, dtype=dtypes[kind], shard=size, bar=bar)
         if place.config:
-            (folder / "config.json").write_text(json.dumps(naming.write(network.config) | network.extra, indent=1) + "\n")
+            _json(target / "config.json", naming.write(network.config) | network.extra)
     bar.close()
-    if lora:
-        paths += write_lora(lora, networks["transformer"], out / LORA_FILE, "released")
-    if tokenizer and layout in TOKENIZER_PLACE and list(tokenizer.glob("*token*")):
-        shutil.copytree(tokenizer, out / TOKENIZER_PLACE[layout], dirs_exist_ok=True)
+    if folder.lora:
+        name, naming = LORA_PLACE[layout]
+        paths += write_lora(folder.lora, folder.networks["transformer"], out / name, naming, dtype=dtype)
+    if folder.tokenizer and layout in TOKENIZER_PLACE and any((folder.tokenizer / name).exists() for name in TOKENIZER_FILES):
+        _copy_whole(folder.tokenizer, out / TOKENIZER_PLACE[layout])
     if layout == "diffusers":
         _write_pipeline(out, networks)
     hashes = {str(path.relative_to(out)): sha256(path) for path in tqdm(paths, desc="hashing", unit="file", leave=False)}
-    record.write_text(json.dumps(what | {"files": hashes}, indent=1) + "\n")
+    _json(out / RECORD, what | {"files": hashes})
     return paths
 
 
-def write_lora(source: pathlib.Path, transformer: Network, path: pathlib.Path, naming: str) -> list[pathlib.Path]:
-    """Rewrite a LoRA file in a naming ("released", "peft", "diffusers"). Raises InputError if it is of another model."""
-    tensors = open_lora(source)
-    backbone = jax.tree.map(lambda a: np.broadcast_to(np.float32(0), a.shape), transformer.shapes["backbone"])
-    try:
-        rows, rank = lora_naming(tensors)
-        shapes = jax.eval_shape(lambda tree: {"backbone": lora_model.init(tree, rank, 1.0, jax.random.key(0))}, backbone)
-        check(rows, tensors.specs, shapes)
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from None
-    steps = moves(rows, LORA_NAMINGS[naming][0], shapes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=_bytes(tensors), desc="LoRA", unit="B", unit_scale=True, leave=False) as bar:
-        return stream(tensors, steps, path.parent, path.stem, dtype=None, shard=math.inf, bar=bar)
+def _copy_whole(source: pathlib.Path, target: pathlib.Path) -> None:
+    part = target.with_name(target.name + ".part")
+    for old in (part, target):
+        shutil.rmtree(old, ignore_errors=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, part)
+    part.rename(target)
+
+
+def write_lora(source: pathlib.Path, transformer: Network, path: pathlib.Path, naming: str, *, dtype: np.dtype | None) -> list[pathlib.Path]:
+    """Rewrite a LoRA file in a naming ("released", "peft", "diffusers"). Raises InputError if it is of another model.
+
+    PEFT and diffusers take alpha for the rank, so there alpha / rank is multiplied into the up matrices.
+    """
+    rows, tensors, shapes = lora_of(source, transformer)
+    flat = flatten_dict(load(rows, tensors, shapes), sep="/")
+    if naming != "released":
+        for name in [name for name in flat if name.endswith("/alpha")]:
+            alpha, up = flat.pop(name), name.removesuffix("alpha") + "up"
+            flat[up] = (flat[up] * (alpha / flat[up].shape[-2])[..., None, None]).astype(flat[up].dtype)
+    pairs = [(name, array if dtype is None else array.astype(dtype)) for name, array in save(LORA_NAMINGS[naming][0], unflatten_dict(flat, sep="/"))]
+    out = Stream(path, [name for name, _ in pairs])
+    for name, array in pairs:
+        out.add(name, array)
+    out.close()
+    return [path]
 
 
 def _write_pipeline(out: pathlib.Path, networks: dict[str, Network]) -> None:
@@ -203,24 +237,33 @@ def _json(path: pathlib.Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def import_model(source: pathlib.Path, out: pathlib.Path, *, base: pathlib.Path | None, dtype: np.dtype | None, report: Callable[[str], None]) -> list[pathlib.Path]:
-    """Any known layout to a model folder. `base` gives the networks and the tokenizer that `source` lacks (Micro-World releases are transformers alone)."""
+def import_model(
+    source: pathlib.Path, out: pathlib.Path, *, base: pathlib.Path | None, lora: pathlib.Path | None, dtype: np.dtype | None, report: Callable[[str], None]
+) -> list[pathlib.Path]:
+    """Any known layout to a model folder.
+
+    base: gives the networks and the tokenizer that `source` lacks (Micro-World releases are transformers alone). lora: a LoRA file to go with it.
+    """
     folder = open_folder(source)
     if base:
         other = open_folder(base)
-        folder = Folder(folder.path, other.networks | folder.networks, folder.tokenizer or other.tokenizer, folder.lora)
+        networks = other.networks | folder.networks
+        if not networks["transformer"].config.backbone.image_dim:
+            networks.pop("image_encoder", None)
+        folder = dataclasses.replace(folder, networks=networks, tokenizer=folder.tokenizer or other.tokenizer)
+    if lora:
+        folder = dataclasses.replace(folder, lora=lora)
     if folder.missing:
         raise InputError(f"{source} has no {' and no '.join(folder.missing)}; give --base FOLDER that has (the Wan2.1 model it was made from)")
+    folder.check()
     for kind, network in folder.networks.items():
-        network.check()
         report(f"{kind:14} {network.tensors.count:,} parameters, {network.naming} names, from {network.tensors.paths[0].parent}")
-    transformer = folder.networks["transformer"]
-    if transformer.config.control == "none":
+    if folder.networks["transformer"].config.control == "none":
         report("action module  none in these weights; training makes one from base blocks 0, 2, 4, … with zero projections")
-    return write(folder.networks, out, "mwjax", dtype=dtype, source=str(source), lora=folder.lora, tokenizer=folder.tokenizer, shard=math.inf)
+    return write(folder, out, "mwjax", dtype=dtype)
 
 
-def export_model(source: pathlib.Path, out: pathlib.Path, *, layout: str, dtype: np.dtype | None, shard: float = SHARD) -> list[pathlib.Path]:
+def export_model(source: pathlib.Path, out: pathlib.Path, *, layout: str, dtype: np.dtype | None, shard: float | None = None) -> list[pathlib.Path]:
     """A model folder to a layout that others load. Raises InputError for what the layout has no place for."""
     folder = open_folder(source)
     if "transformer" not in folder.networks:
@@ -228,5 +271,6 @@ def export_model(source: pathlib.Path, out: pathlib.Path, *, layout: str, dtype:
     control = folder.networks["transformer"].config.control
     if layout in ("wan", "diffusers") and control != "none":
         raise InputError(f"{source} has an action module ({control}), for which the {layout} layout has no place; use --format micro-world")
-    networks = {kind: network.check() for kind, network in folder.networks.items() if kind in LAYOUTS[layout]}
-    return write(networks, out, layout, dtype=dtype, source=str(source), lora=folder.lora, tokenizer=folder.tokenizer, shard=shard)
+    if layout != "micro-world" and folder.missing:
+        raise InputError(f"{source} has no {' and no '.join(folder.missing)}, which the {layout} layout needs")
+    return write(folder.check(), out, layout, dtype=dtype, shard=shard)

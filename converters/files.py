@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +20,10 @@ NUMPY = {code: np.dtype(name) for name, code in DTYPES.items()}
 def read_json(path: pathlib.Path) -> dict:
     """A JSON file. Raises InputError if it is missing or damaged."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text())
+        if not isinstance(value, dict):
+            raise InputError(f"{path} is not a JSON object")
+        return value
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -59,21 +63,47 @@ class Tensors(Mapping):
 
 
 def open_safetensors(paths: list[pathlib.Path]) -> Tensors:
-    """The tensors of one or several safetensors files. Raises InputError for a damaged file or a name that comes twice."""
-    files, specs = {}, {}
+    """The tensors of one or several safetensors files. Raises InputError for a damaged file or a name that comes twice.
+
+    Tensors are read from their place in the file, not mapped, so that what has been read does not stay in memory.
+    """
+    places, specs = {}, {}
     for path in paths:
-        try:
-            file = safe_open(path, "np")
-            for name in file.keys():  # noqa: SIM118
-                if name in files:
-                    raise InputError(f"{path} holds {name}, which another file of the folder holds too")
-                part = file.get_slice(name)
-                files[name], specs[name] = file, (tuple(part.get_shape()), NUMPY[part.get_dtype()])
-        except FileNotFoundError:
-            raise InputError(f"{path} is missing") from None
-        except (SafetensorError, OSError, KeyError) as error:
-            raise InputError(f"{path} is damaged or not a safetensors file ({error}); download it again") from None
-    return Tensors(specs, lambda name: files[name].get_tensor(name), paths)
+        for name, (dtype, shape, start) in _header(path).items():
+            if name in places:
+                raise InputError(f"{path} holds {name}, which another file of the folder holds too")
+            places[name], specs[name] = (path, start), (shape, dtype)
+
+    def read(name: str) -> np.ndarray:
+        (path, start), (shape, dtype) = places[name], specs[name]
+        return np.fromfile(path, dtype, math.prod(shape), offset=start).reshape(shape)
+
+    return Tensors(specs, read, paths)
+
+
+def _header(path: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
+    """{name: (dtype, shape, first byte)} of a safetensors file."""
+    try:
+        with safe_open(path, "np"):  # the library's own checks
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged or not a safetensors file ({error}); download it again") from None
+    header.pop("__metadata__", None)
+    odd = sorted({entry["dtype"] for entry in header.values()} - NUMPY.keys())
+    if odd:
+        raise InputError(f"{path} holds {odd[0]} numbers, which are not known here; use a bfloat16, float16 or float32 file")
+    return {name: (NUMPY[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in header.items()}
+
+
+def metadata(path: pathlib.Path) -> dict[str, str]:
+    """The free text of a safetensors header."""
+    with safe_open(path, "np") as file:
+        return file.metadata() or {}
 
 
 def open_shards(folder: pathlib.Path, stem: str) -> Tensors:

@@ -20,12 +20,10 @@ import numpy as np
 
 from converters import dit, image, text, vae
 from converters.files import Stream
-from converters.layouts import LORA_STEM, Network, locate, open_folder, open_lora
+from converters.layouts import LORA_STEM, Folder, Network, locate, lora_of, open_folder
 from converters.lora import LORA
-from converters.lora import naming as lora_naming
 from converters.tables import load, save
 from mwjax.errors import InputError
-from mwjax.models import lora as lora_model
 from mwjax.models import world_model
 from mwjax.models.image import ImageConfig
 from mwjax.models.text import TextConfig, TextEncoder
@@ -71,16 +69,23 @@ def find(name: str | pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def load_model(name: str | pathlib.Path) -> Model:
-    """Load a folder of weights in any known layout, or a shipped model by name, in float32."""
+def preflight(name: str | pathlib.Path) -> Folder:
+    """What is in a model folder, checked as far as it can be without reading a tensor. Raises InputError if sampling from it would fail."""
     folder = open_folder(find(name))
     if folder.missing:
         raise InputError(f"{folder.path} has no {' and no '.join(folder.missing)}; complete it with: python -m converters import {folder.path} OUT --base BASE")
-    parts = {kind: (network.config, _fill(network.check())) for kind, network in folder.networks.items()}
+    return folder.check()
+
+
+def load_model(name: str | pathlib.Path) -> Model:
+    """Load a folder of weights in any known layout, or a shipped model by name, in float32."""
+    folder = preflight(name)
+    parts = {kind: (network.config, _fill(network)) for kind, network in folder.networks.items()}
     tokenizer = folder.networks["text_encoder"].extra.get("tokenizer") or str(folder.tokenizer)
     model = Model(*parts["transformer"], *parts["vae"], *parts["text_encoder"], tokenizer, *parts.get("image_encoder", (None, None)))
     if folder.lora:
-        model.lora = load_lora(folder.lora, model.world_params["backbone"])
+        rows, tensors, shapes = lora_of(folder.lora, folder.networks["transformer"])
+        model.lora = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), load(rows, tensors, shapes)["backbone"])
     return model
 
 
@@ -107,18 +112,6 @@ def add_control(model: Model, control: str, *, action_dim: int, seed: int) -> Mo
     fresh = jax.jit(lambda key: world_model.init(world, key))(jax.random.key(seed))
     params = world_model.copy_base_into_control(fresh | {"backbone": model.world_params["backbone"]})
     return dataclasses.replace(model, world=world, world_params=params)
-
-
-def load_lora(path: pathlib.Path, backbone: dict) -> dict:
-    """Adapters of a LoRA file, in the released, PEFT or diffusers naming; its rank is read from the file."""
-    tensors = open_lora(path)
-    try:
-        rows, rank = lora_naming(tensors)
-        shapes = jax.eval_shape(lambda: {"backbone": lora_model.init(backbone, rank, 1.0, jax.random.key(0))})
-        tree = load(rows, tensors, shapes)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree["backbone"])
 
 
 def write_tensors(path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jax.typing.DTypeLike) -> None:

@@ -21,6 +21,7 @@ DIFFUSERS: tuple[Row, ...] = (
     ("vision_model.embeddings.class_embedding", "cls_embedding", "vector"),
     ("vision_model.embeddings.position_embedding.weight", "pos_embedding", "rows"),
     ("vision_model.embeddings.patch_embedding", "patch_embedding", "image_patch"),
+    ("visual_projection.weight", "head", "transposed"),  # of CLIPVisionModelWithProjection
     ("vision_model.pre_layrnorm", "pre_norm", "norm"),  # their spelling
     ("vision_model.post_layernorm", "post_norm", "norm"),
     ("vision_model.encoder.layers.{layer}.layer_norm{i}", "blocks/norm{i}", "norm"),

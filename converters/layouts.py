@@ -5,19 +5,23 @@ none, from the tensors' shapes.
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 import re
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from converters import dit, image, text, vae
-from converters.files import Tensors, open_pickle, open_safetensors, open_shards, read_json
+from converters.files import Tensors, metadata, open_pickle, open_safetensors, open_shards, read_json
+from converters.lora import naming as lora_naming
 from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
 from converters.tables import Row, check
 from mwjax.errors import InputError
+from mwjax.models import lora as lora_model
 from mwjax.models.image import ImageConfig
 from mwjax.models.text import TextConfig
 from mwjax.models.vae import VAEConfig
@@ -30,7 +34,10 @@ PLACES = {
     "image_encoder": (("image_encoder", "models_clip"), ("", "models_clip_open-clip-xlm-roberta-large-vit-huge-14"), ("image_encoder", "model")),
 }
 TOKENIZERS = ("google/umt5-xxl", "tokenizer")
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")  # either is enough
 LORA_STEM = "lora_diffusion_pytorch_model.safetensors"
+LORA_FILES = (LORA_STEM, "pytorch_lora_weights.safetensors", "adapter_model.safetensors")
+RECORD = "conversion.json"  # beside a conversion: what it is of and, once it is whole, the hashes of its files
 HEAD_WIDTH = 80  # of CLIP ViT-H, whose number of heads no shape tells
 
 
@@ -111,6 +118,23 @@ class Folder:
         lost = [kind for kind in needed if kind not in self.networks]
         return lost if self.tokenizer else [*lost, "tokenizer"]
 
+    def check(self) -> "Folder":
+        """Itself, if every key of every network and of the LoRA is there, and the networks fit each other. Reads no tensor.
+
+        Raises InputError naming what does not.
+        """
+        for network in self.networks.values():
+            network.check()
+        sizes = {kind: network.config for kind, network in self.networks.items()}
+        backbone = sizes["transformer"].backbone if "transformer" in sizes else None
+        for kind, theirs, ours in (("text_encoder", "dim", "text_dim"), ("image_encoder", "dim", "image_dim"), ("vae", "z_dim", "out_dim")):
+            if backbone and kind in sizes and getattr(sizes[kind], theirs) != getattr(backbone, ours):
+                raise InputError(f"{self.networks[kind].tensors.paths[0]}: this {kind} gives {getattr(sizes[kind], theirs)} channels, "
+                                 f"the transformer takes {getattr(backbone, ours)}; they belong to different models")  # fmt: skip
+        if self.lora and backbone:
+            lora_of(self.lora, self.networks["transformer"])
+        return self
+
 
 def normalised(kind: str, tensors: Tensors) -> Tensors:
     """Tensors without wrapping prefixes, parts that are not used, and second copies."""
@@ -121,7 +145,7 @@ def normalised(kind: str, tensors: Tensors) -> Tensors:
     if kind == "image_encoder" and any(name.startswith("visual.") for name in tensors):
         return tensors.renamed(lambda name: name.removeprefix("visual.") if name.startswith("visual.") else None)
     if kind == "image_encoder" and "pre_layrnorm.weight" in tensors:
-        tensors = tensors.renamed(lambda name: "vision_model." + name)
+        tensors = tensors.renamed(lambda name: name if name.startswith("visual_projection.") else "vision_model." + name)
     return tensors.renamed(lambda name: None if name == image.IGNORED else name)
 
 
@@ -151,24 +175,33 @@ def open_network(folder: pathlib.Path, kind: str) -> Network | None:
     config = read_json(place / "config.json") if sub or kind == "transformer" else infer(kind, tensors)
     try:
         sizes = NAMINGS[kind][naming].read(config)
+        if kind == "transformer":
+            sizes = dataclasses.replace(sizes, control=dit.control_of(tensors))
+        if "visual_projection.weight" in tensors:
+            sizes = dataclasses.replace(sizes, out_dim=tensors.specs["visual_projection.weight"][0][0])
+        SHAPES[kind](sizes)
     except KeyError as error:
         raise InputError(f"{place / 'config.json'} lacks {error}") from None
-    if kind == "transformer":
-        sizes = dataclasses.replace(sizes, control=dit.control_of(tensors))
+    except (TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise InputError(f"{place / 'config.json'} gives sizes that make no {kind} ({error})") from None
     return Network(kind, naming, sizes, tensors, {k: v for k, v in config.items() if k == "tokenizer"})
 
 
 def open_folder(path: pathlib.Path) -> Folder:
-    """What is in a folder. Raises InputError if there is no network in it."""
+    """What is in a folder. Raises InputError if there is no network in it, or a conversion that was cut short."""
+    if (path / RECORD).exists() and "files" not in read_json(path / RECORD):
+        raise InputError(f"{path} is an unfinished conversion of {read_json(path / RECORD).get('source')}; run its command again")
     networks = {kind: network for kind in PLACES if (network := open_network(path, kind))}
-    lora = path / LORA_STEM
-    if not networks and not lora.exists():
+    if "transformer" in networks and not networks["transformer"].config.backbone.image_dim:
+        networks.pop("image_encoder", None)
+    lora = next((path / name for name in LORA_FILES if (path / name).exists()), None)
+    if not networks and not lora:
         raise InputError(f"{path} holds no weights that are known here; a transformer would be {path / 'diffusion_pytorch_model.safetensors'} "
                          f"or {path / 'transformer/diffusion_pytorch_model.safetensors'}")  # fmt: skip
-    tokenizer = next((path / name for name in TOKENIZERS if any((path / name).glob("*token*"))), None)
+    tokenizer = next((path / name for name in TOKENIZERS if any((path / name / file).exists() for file in TOKENIZER_FILES)), None)
     if "text_encoder" in networks and networks["text_encoder"].extra.get("tokenizer") == "byt5":
         tokenizer = path / "text_encoder"  # needs no files
-    return Folder(path, networks, tokenizer, lora if lora.exists() else None)
+    return Folder(path, networks, tokenizer, lora)
 
 
 def infer(kind: str, tensors: Tensors) -> dict:
@@ -187,8 +220,8 @@ def infer(kind: str, tensors: Tensors) -> dict:
         config = ImageConfig(side * patch, patch, dim, shape("transformer.0.mlp.0.weight")[0] // dim, shape("head")[1], max(1, dim // HEAD_WIDTH),
                              _count(tensors, r"transformer\.(\d+)\.norm1\.weight"))  # fmt: skip
         return image.config_to_json(config)
-    except KeyError as error:
-        raise InputError(f"{tensors.paths[0]} has no tensor {error}: it is damaged or no {kind} of Wan2.1") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{tensors.paths[0]} does not look like a {kind} of Wan2.1 ({error}); it may be damaged") from None
 
 
 def _infer_vae(tensors: Tensors) -> dict:
@@ -212,9 +245,25 @@ def _count(tensors: Tensors, pattern: str) -> int:
 
 
 def open_lora(path: pathlib.Path) -> Tensors:
-    """The tensors of a LoRA file. Where it gives no alpha, alpha is the rank, as PEFT has it."""
-    tensors = open_safetensors([path])
+    """The tensors of a LoRA file. Where they give no alpha, it comes from the file's header or from adapter_config.json, else it is the rank."""
+    tensors = open_safetensors([path]).renamed(lambda name: name.removeprefix("base_model.model."))
     ranks = {name.replace(".lora_A.weight", ".alpha"): shape[0] for name, (shape, _) in tensors.specs.items() if name.endswith(".lora_A.weight")}
-    absent = {name: rank for name, rank in ranks.items() if name not in tensors}
+    beside = path.with_name("adapter_config.json")
+    config = json.loads(metadata(path).get("lora_adapter_metadata", "{}"))
+    config = {key.removeprefix("transformer."): value for key, value in config.items()} or (read_json(beside) if beside.exists() else {})
+    absent = {name: config.get("lora_alpha", rank) for name, rank in ranks.items() if name not in tensors}
     specs = tensors.specs | {name: ((), np.dtype(np.float32)) for name in absent}
-    return Tensors(specs, lambda name: np.float32(absent[name]) if name in absent else tensors[name], tensors.paths)
+    return Tensors(specs, lambda name: np.array(absent[name], np.float32) if name in absent else tensors[name], tensors.paths)
+
+
+def lora_of(path: pathlib.Path, transformer: Network) -> tuple[tuple[Row, ...], Tensors, dict]:
+    """(rows, tensors, shapes) of a LoRA file. Raises InputError if it is damaged or of another model."""
+    tensors = open_lora(path)
+    backbone = jax.tree.map(lambda a: np.broadcast_to(np.float32(0), a.shape), transformer.shapes["backbone"])
+    try:
+        rows, rank = lora_naming(tensors)
+        shapes = jax.eval_shape(lambda: {"backbone": lora_model.init(backbone, rank, 1.0, jax.random.key(0))})
+        check(rows, tensors.specs, shapes)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return rows, tensors, shapes

@@ -65,6 +65,7 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
         Leaf(tuple(f".{part}_proj.{name}" for part in "qkv"), ours, *change)
         for name, ours, change in (("weight", "/kernel", _permute(1, 0)), ("bias", "/bias", ()))),
     "vector": (Leaf("", "", lambda a: a[None, None], lambda a: a[0, 0]),),  # [d] to [1, 1, d]
+    "transposed": (Leaf("", "", *_permute(1, 0)),),
     "rows": (Leaf("", "", lambda a: a[None], lambda a: a[0]),),  # [n, d] to [1, n, d]
     "modulation": (Leaf("", "", *_unit((0,))),),
     "table": (Leaf("", ""),),
@@ -152,7 +153,8 @@ def check(rows: tuple[Row, ...], specs: Mapping[str, tuple[tuple[int, ...], np.d
 
 def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
     """Fill the tree `target` (arrays or shapes) from `tensors`, which must fit it exactly; see `check`."""
-    check(rows, {name: (np.shape(a), np.asarray(a).dtype) for name, a in tensors.items()}, target)
+    specs = getattr(tensors, "specs", None) or {name: (np.shape(a), np.asarray(a).dtype) for name, a in tensors.items()}
+    check(rows, specs, target)
     out = {}
     for path, leaf in flatten_dict(target, sep="/").items():
         found = _must_match(rows, path, leaf.shape)

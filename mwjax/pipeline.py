@@ -20,6 +20,7 @@ from mwjax.errors import InputError
 from mwjax.models.image import ImageConfig, ImageEncoder, preprocess
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig, standardised
+from mwjax.models.world_model import WorldConfig
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -80,15 +81,15 @@ def encoders_identity(model: Model) -> str:
     return digest.hexdigest()
 
 
-def latent_shape(model: Model, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
+def latent_shape(world: WorldConfig, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
     """Latents of a clip. Raises InputError for sizes that do not divide."""
     if frames % 4 != 1:
         raise InputError(f"{frames} frames are not of the form 4n + 1 (17, 65, 81 …)")
-    side = 8 * model.world.backbone.patch
+    side = 8 * world.backbone.patch
     for name, value in (("height", height), ("width", width)):
         if value < side or value % side:
-            raise InputError(f"{name} {value} is not a multiple of {side} (VAE 8 × patch {model.world.backbone.patch})")
-    return (frames // 4 + 1, height // 8, width // 8, model.vae.z_dim)
+            raise InputError(f"{name} {value} is not a multiple of {side} (VAE 8 × patch {world.backbone.patch})")
+    return (frames // 4 + 1, height // 8, width // 8, world.backbone.out_dim)
 
 
 def generate(
@@ -103,7 +104,7 @@ def generate(
     if (model.image is None) != (images is None):
         raise InputError("this model starts from an image; give one with --image" if model.image else "this model takes no image; leave --image out")
     keyboard, mouse = (np.stack(a) for a in zip(*actions, strict=True))
-    shape = latent_shape(model, keyboard.shape[1], height, width)
+    shape = latent_shape(model.world, keyboard.shape[1], height, width)
     noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
     length = model.world.backbone.text_len
     text = pad_text(embed(model, prompts), length)

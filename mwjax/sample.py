@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import time
 
-from converters.folder import load_model
+from converters.folder import load_model, preflight
 from mwjax.data.actions import read_actions
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.video import read_image, write_video
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=30, help="denoising steps")
     parser.add_argument("--shift", type=float, default=3.0, help="noise schedule shift")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale; 1 turns it off")
+    parser.add_argument("--action-guidance", type=float, default=0.0, help="push towards the actions by this much; 0 as in the original, 3 for the tiny model")
     parser.add_argument("--solver", choices=list(SOLVERS), default="unipc")
     parser.add_argument("--lora-scale", type=float, default=1.0, help="strength of the game LoRA; 0 removes it")
     parser.add_argument("--height", type=int, default=48)
@@ -46,16 +47,17 @@ def main(argv: list[str] | None = None) -> None:
     out = pathlib.Path(args.out)
     if out.suffix != ".mp4":
         raise InputError(f"--out {args.out} must end in .mp4")
-    model = load_model(args.model)
-    latent_shape(model, len(actions[0]), args.height, args.width)
+    world = preflight(args.model).networks["transformer"].config
+    latent_shape(world, len(actions[0]), args.height, args.width)
+    if bool(world.backbone.image_dim) != bool(args.image):
+        raise InputError(f"{args.model} takes no image; leave --image out" if args.image else f"{args.model} starts from an image; give one with --image")
     images = read_image(args.image, args.height, args.width)[None] if args.image else None
-    if (model.image is None) != (images is None):
-        raise InputError(f"{args.model} starts from an image; give one with --image" if model.image else f"{args.model} takes no image; leave --image out")
-    if model.lora:
+    model = load_model(args.model)
+    if model.lora and args.lora_scale:
         model.world_params["backbone"] = lora.merge(model.world_params["backbone"], model.lora, args.lora_scale)
-        model.lora = None
+    model.lora = None
     output_folder(out.parent)
-    sampling = Sampling(args.steps, args.shift, args.guidance, args.solver)
+    sampling = Sampling(args.steps, args.shift, args.guidance, args.solver, args.action_guidance)
     began = time.time()
     video = generate(model, sampling, [args.prompt], [actions], height=args.height, width=args.width, seeds=[args.seed],
                      negative=args.negative, images=images)[0]  # fmt: skip

@@ -75,7 +75,9 @@ def check(config) -> Job:
         if config.model[4:] not in VARIANTS:
             raise InputError(f"model {config.model!r} is unknown; new models are {', '.join('new:' + v for v in VARIANTS)}")
     else:
-        model_folder.find(config.model)
+        control = model_folder.preflight(config.model).networks["transformer"].config.control
+        if control not in ("none", config.control.kind):
+            raise InputError(f"model {config.model} has control {control}, control.kind is {config.control.kind}")
     stages = tuple(build(Stage, stage, f"stages.{i}") for i, stage in enumerate(config.stages))
     if any(s.name == "action" for s in stages) and config.control.kind == "none":
         raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')

@@ -1,6 +1,7 @@
 """Whole folders in and out: every layout, carried on after a stop, and refused when damaged."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -9,7 +10,7 @@ import pytest
 
 from converters.__main__ import main
 from converters.convert import export_model, import_model
-from converters.files import Stream, open_safetensors, sha256
+from converters.files import Stream, open_safetensors, open_shards, sha256
 from converters.folder import Model, load_model, save_model
 from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
 from mwjax.errors import InputError
@@ -63,8 +64,8 @@ def test_export_then_import_is_the_identity(tmp_path, layout, options):
     model = small_model(tmp_path, **options)
     first = save_model(model, tmp_path / "first")
     export_model(first, tmp_path / "out", layout=layout, dtype=None)
-    base = first if layout == "micro-world" else None
-    import_model(tmp_path / "out", tmp_path / "again", base=base, dtype=None, report=print)
+    base = first if layout == "micro-world" or (layout == "wan" and model.image) else None
+    import_model(tmp_path / "out", tmp_path / "again", base=base, lora=None, dtype=None, report=print)
     again = load_model(tmp_path / "again")
     if layout == "diffusers" and model.image:  # transformers' vision model has no head
         del model.image_params["head"]
@@ -93,15 +94,24 @@ def test_shards_carry_on(tmp_path):
     paths = export_model(first, tmp_path / "out", layout="micro-world", dtype=None, shard=40_000)
     assert len(paths) > 3
     before = files(tmp_path / "out")
+    record = tmp_path / "out/conversion.json"
+    record.write_text(json.dumps({k: v for k, v in json.loads(record.read_text()).items() if k != "files"}))
+    with pytest.raises(InputError, match="unfinished conversion"):
+        import_model(tmp_path / "out", tmp_path / "again", base=first, lora=None, dtype=None, report=print)
     paths[1].unlink()
     paths[2].rename(paths[2].with_name(paths[2].name + ".part"))
     (tmp_path / "out/transformer/diffusion_pytorch_model.safetensors.index.json").unlink()
     with pytest.raises(InputError, match="index"):
-        import_model(tmp_path / "out", tmp_path / "again", base=first, dtype=None, report=print)
+        open_shards(tmp_path / "out/transformer", "diffusion_pytorch_model")
     export_model(first, tmp_path / "out", layout="micro-world", dtype=None, shard=40_000)
     assert files(tmp_path / "out") == before
-    import_model(tmp_path / "out", tmp_path / "again", base=first, dtype=None, report=print)
+    import_model(tmp_path / "out", tmp_path / "again", base=first, lora=None, dtype=None, report=print)
     same(model, load_model(tmp_path / "again"))
+    later = paths[0].stat().st_mtime_ns + 10**9
+    weights = first / "transformer/diffusion_pytorch_model.safetensors"
+    os.utime(weights, ns=(later, later))  # trained on in the meantime
+    with pytest.raises(InputError, match="as it was before"):
+        export_model(first, tmp_path / "out", layout="micro-world", dtype=None, shard=40_000)
     with pytest.raises(InputError, match="another conversion"):
         export_model(tmp_path / "again", tmp_path / "out", layout="micro-world", dtype=None)
 
@@ -118,8 +128,16 @@ def test_lora_namings(tmp_path, naming):
     model = small_model(tmp_path, adapters=True)
     first = save_model(model, tmp_path / "first")
     main(["export", str(first), str(tmp_path / "lora.safetensors"), "--format", "lora", "--naming", naming])
-    shutil.copy(tmp_path / "lora.safetensors", first / "lora_diffusion_pytorch_model.safetensors")
-    same(model, load_model(first))
+    base = save_model(small_model(tmp_path), tmp_path / "base")
+    main(["import", str(base), str(tmp_path / "again"), "--lora", str(tmp_path / "lora.safetensors")])
+    again = load_model(tmp_path / "again")
+    for scale in (1.0, 0.5):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+            *(lora.merge(m.world_params["backbone"], m.lora, scale) for m in (model, again)),
+        )
+    if naming == "released":
+        same(model, again)
     main(["inspect", str(tmp_path / "lora.safetensors")])
 
 
@@ -196,6 +214,7 @@ def test_damaged_downloads_are_refused_before_work_starts(tmp_path, damage, says
         (["inspect", "nowhere"], "not there"),
         (["export", "MODEL", "OUT", "--format", "wan"], "no place"),
         (["export", "MODEL", "OUT", "--format", "lora"], "no LoRA"),
+        (["import", "MODEL", "FILE"], "cannot write"),
         (["export", "MODEL", "FULL", "--format", "micro-world"], "not empty"),
     ],
 )
@@ -203,11 +222,22 @@ def test_wrong_commands(tmp_path, arguments, says, capsys):
     save_model(small_model(tmp_path, control="controlnet"), tmp_path / "model")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("")
-    places = {"MODEL": "model", "OUT": "out", "FULL": "full"}
+    places = {"FILE": "full/thesis.txt", "MODEL": "model", "OUT": "out", "FULL": "full"}
     with pytest.raises(SystemExit) as stop:
         main([str(tmp_path / places[a]) if a in places else a for a in arguments])
     assert stop.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_networks_of_different_models_are_refused(tmp_path):
+    image = save_model(small_model(tmp_path, image=True), tmp_path / "image")
+    plain = save_model(small_model(tmp_path), tmp_path / "plain")
+    shutil.rmtree(plain / "text_encoder")
+    import_model(plain, tmp_path / "both", base=image, lora=None, dtype=None, report=print)  # its image encoder is left out
+    assert load_model(tmp_path / "both").image is None
+    edit(image / "text_encoder/config.json", dim=32)
+    with pytest.raises(InputError, match="wrong shape"):
+        load_model(image)
 
 
 def test_a_lora_of_another_model_is_refused(tmp_path):

@@ -22,7 +22,10 @@ def load_tokenizer(name: str):
 
     if not pathlib.Path(name).is_dir():
         raise InputError(f"tokenizer folder {name} is missing; it is `google/umt5-xxl` of the Wan2.1 download")
-    return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=True)
+    except Exception as error:  # the library raises many kinds for files that are cut short
+        raise InputError(f"tokenizer folder {name} is damaged ({type(error).__name__}); copy `google/umt5-xxl` of the Wan2.1 download there again") from None
 
 
 def tokenize(name: str, prompts: list[str], length: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): the two halves go through the model as one batch."""
+"""Guidance: the model's other opinions, computed in the same batch, pushed away from."""
 
 from collections.abc import Callable
 
@@ -7,13 +7,22 @@ import jax.numpy as jnp
 from mwjax.types import Array
 
 
-def guided(velocity: Callable[[Array, Array], Array], scale: float) -> Callable[[Array, Array], Array]:
-    """u + scale · (c − u), from a velocity(x, timestep) whose batch is [conditional; unconditional]; scale 1 has no second half."""
+def guided(velocity: Callable[[Array, Array], Array], text: float, actions: float = 0.0) -> Callable[[Array, Array], Array]:
+    """u + text · (c − u) + actions · (c − n), from a velocity(x, timestep) whose batch is [c; u; n].
 
-    def both(x: Array, timestep: Array) -> Array:
-        if scale == 1.0:
-            return velocity(x, timestep)
-        conditional, unconditional = jnp.split(velocity(jnp.concatenate([x, x]), timestep), 2)
-        return unconditional + scale * (conditional - unconditional)
+    c: with prompt and actions. u: with the negative prompt (Ho & Salimans 2022), not there if text is 1. n: with the action module
+    switched off, which needs no training without actions; not there if actions is 0.
+    """
+    count = 1 + (text != 1.0) + (actions != 0.0)
 
-    return both
+    def combined(x: Array, timestep: Array) -> Array:
+        conditional, *others = jnp.split(velocity(jnp.concatenate([x] * count), timestep), count)
+        out = conditional
+        if text != 1.0:
+            unconditional = others.pop(0)
+            out = unconditional + text * (conditional - unconditional)
+        if actions != 0.0:
+            out = out + actions * (conditional - others.pop(0))
+        return out
+
+    return combined

@@ -23,6 +23,7 @@ class Sampling:
     shift: float = 3.0
     guidance: float = 3.0
     solver: str = "unipc"
+    action_guidance: float = 0.0  # how far to push away from what the model would do without its action module; the original has none
 
 
 def sample_latents(
@@ -30,18 +31,18 @@ def sample_latents(
     negative: Float[Array, "b s c"], keyboard: Float[Array, "b f 7"], mouse: Float[Array, "b f 2"],
     image: Float[Array, "b i e"] | None = None, channels: Float[Array, "b t h w m"] | None = None,
 ) -> Float[Array, "b t h w z"]:  # fmt: skip
-    """Denoise. With guidance both halves get the same actions and image; text, image and actions enter once, not per step."""
-    model = WorldModel(cfg)
-    inputs = (text, keyboard, mouse, image, channels)
-    if sampling.guidance != 1.0:
-        inputs = tuple(a if a is None else jnp.concatenate([a, negative if a is text else a]) for a in inputs)
-    condition = model.apply(variables, *inputs, method="condition")
+    """Denoise. With guidance all parts of the batch get the same actions and image; text, image and actions enter once, not per step."""
+    model, pushed = WorldModel(cfg), sampling.action_guidance if cfg.control != "none" else 0.0
+    texts = [text] + [negative] * (sampling.guidance != 1.0) + [text] * (pushed != 0.0)
+    repeated = (a if a is None else jnp.concatenate([a] * len(texts)) for a in (keyboard, mouse, image, channels))
+    condition = model.apply(variables, jnp.concatenate(texts), *repeated, method="condition")
+    scale = jnp.ones((len(texts), len(text), 1, 1, 1)).at[-1].set(pushed == 0.0).reshape(-1, 1, 1, 1)  # of the control, per part of the batch
 
     def velocity(x, timestep):
-        return model.apply(variables, x, jnp.full(x.shape[:1], timestep), condition)[0]
+        return model.apply(variables, x, jnp.full(x.shape[:1], timestep), condition, scale)[0]
 
     solver = SOLVERS[sampling.solver](sampling.steps, sampling.shift)
-    return solve(solver, guided(velocity, sampling.guidance), noise)[0]
+    return solve(solver, guided(velocity, sampling.guidance, pushed), noise)[0]
 
 
 def with_mask(condition: Float[Array, "b t h w z"]) -> Float[Array, "b t h w c"]:

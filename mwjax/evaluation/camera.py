@@ -173,7 +173,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--floor", default="tiny", help='model without actions, "" for none')
     parser.add_argument("--clips", type=int, default=30, help="clips per side of each probe: as many seeds and unseen levels")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--action-guidance", type=float, default=3.0)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--seed", type=int, default=9000)
     parser.add_argument("--out", default="camera.json")
@@ -185,7 +186,7 @@ def main(argv: list[str] | None = None) -> None:
     levels = arenas(args.clips, 9000)
     prompts = [caption(Level(level).words, [Action(yaw=1.0)]) for level in levels]
     seeds = list(range(args.seed, args.seed + args.clips))
-    sampling = Sampling(args.steps, guidance=args.guidance)
+    sampling = Sampling(args.steps, guidance=args.guidance, action_guidance=args.action_guidance)
     results = {"real game": measure_game(list(levels), frames=args.frames, framing=(48, 80, 2), seed=args.seed)}
     for title, model in models.items():
         def run(prompts, actions, seeds, model=model):

@@ -31,9 +31,9 @@ class ControlNet(nn.Module):
         self._project = Dense(cfg.dim, kernel_init=nn.initializers.zeros, parent=None)
         self.after_proj = self.param("after_proj", stacked_init(self._project, count, jax.numpy.zeros((1, cfg.dim))))
 
-    def prepare(self, actions: Float[Array, "b t a"], embedded_text: Float[Array, "b s d"]) -> tuple[Array, ContextKV]:
-        """What does not change over steps: the projected action features [b, t, 1, d] and the blocks' text keys and values."""
-        return self.before_proj(actions)[:, :, None], stacked_context_kv(self.config, {"params": self.blocks}, embedded_text)
+    def prepare(self, actions: Float[Array, "b t a"], text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None) -> tuple[Array, ContextKV]:
+        """What does not change over steps: the projected action features [b, t, 1, d] and the blocks' keys and values of embedded text and image."""
+        return self.before_proj(actions)[:, :, None], stacked_context_kv(self.config, {"params": self.blocks}, text, image)
 
     def branch(self, prepared: tuple[Array, ContextKV], scale: float | Array = 1.0) -> Branch:
         first, context_kv = prepared

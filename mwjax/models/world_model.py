@@ -65,7 +65,7 @@ class WorldModel(nn.Module):
         image = self.backbone.embed_image(image) if self.config.backbone.image_dim else None
         control = None
         if self.config.control == "controlnet":
-            control = self.controlnet.prepare(self.action_features(keyboard, mouse), embedded)
+            control = self.controlnet.prepare(self.action_features(keyboard, mouse), embedded, image)
         if self.config.control == "adaln":
             control = self.adaln(self.action_features(keyboard, mouse))
         return Condition(self.backbone.context_kv(embedded, image), control, channels)
@@ -73,13 +73,14 @@ class WorldModel(nn.Module):
     def __call__(
         self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], condition: Condition, control_scale: float | Array = 1.0
     ) -> tuple[Float[Array, "b t h w o"], dict]:
+        """Velocity and intermediates. control_scale: strength of the action module, one number or [b, 1, 1, 1]."""
         if condition.channels is not None:
             latents = jnp.concatenate([latents, condition.channels.astype(latents.dtype)], -1)
         branch = modulation = None
         if self.config.control == "controlnet":
             branch = self.controlnet.branch(condition.control, control_scale)
         if self.config.control == "adaln":
-            modulation = condition.control * control_scale
+            modulation = condition.control * jnp.reshape(jnp.asarray(control_scale), (1, -1, 1, 1, 1))
         return self.backbone(latents, timesteps, condition.context_kv, branch, modulation)
 
     def init_all(self, latents, timesteps, text, keyboard, mouse, image):

@@ -1,6 +1,7 @@
 """Training state: trainable parameters with their optimizer moments; everything frozen stays outside."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.struct
 import jax
@@ -16,11 +17,11 @@ Rules = Sequence[tuple[str, bool]]
 
 @flax.struct.dataclass
 class TrainState:
-    """step: steps taken. trainable: {path: array} in float32. optimizer: moments of the same paths."""
+    """step: steps taken. trainable: {path: array} in float32. optimizer: moments of the same paths. (Or shapes or shardings of the same tree.)"""
 
-    step: jax.Array
-    trainable: dict[str, jax.Array]
-    optimizer: optax.OptState
+    step: Any
+    trainable: dict[str, Any]
+    optimizer: Any
 
 
 def partition(variables: dict, rules: Rules) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
