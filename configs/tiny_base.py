@@ -1,7 +1,7 @@
 """How the shipped tiny base was made: VAE, then backbone, on recorded ViZDoom gameplay.
 
-    python -m mwjax.train --config configs/tiny_base.py:vae        # about 25 minutes on two cores
-    python -m mwjax.train --config configs/tiny_base.py:backbone   # about 25 minutes; starts from the VAE above
+    python -m mwjax.train --config configs/tiny_base.py:vae        # about 50 minutes on two cores
+    python -m mwjax.train --config configs/tiny_base.py:backbone   # about 45 minutes; starts from the VAE above
 
 The model folder of the second is what `mwjax/assets/tiny` holds (in bfloat16).
 """
