@@ -95,7 +95,7 @@ class Match:
 
     def join(self, tensors: list[np.ndarray]) -> np.ndarray:
         """One layer of ours from its tensors."""
-        parts = [self.leaf.load(np.asarray(tensor)) for tensor in tensors]
+        parts = [self.leaf.load(tensor) for tensor in tensors]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, -1)
 
     def shape(self, shapes: list[tuple[int, ...]]) -> tuple[int, ...] | None:
@@ -158,7 +158,7 @@ def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict)
     out = {}
     for path, leaf in flatten_dict(target, sep="/").items():
         found = _must_match(rows, path, leaf.shape)
-        layers = [found.join([tensors[name] for name in names]) for names in found.layers]
+        layers = [found.join([np.asarray(tensors[name]) for name in names]) for names in found.layers]
         out[path] = np.stack(layers) if found.stacked else layers[0]
     return unflatten_dict(out, sep="/")
 

@@ -94,7 +94,7 @@ def test_model_folders_round_trip(tmp_path, model):
     ("damage", "says"),
     [
         (lambda f: (f / "transformer/diffusion_pytorch_model.safetensors").write_bytes(b"xx"), "damaged"),
-        (lambda f: (f / "vae/Wan2.1_VAE.safetensors").unlink(), "is missing"),
+        (lambda f: (f / "vae/Wan2.1_VAE.safetensors").unlink(), "has no vae"),
         (lambda f: (f / "transformer/diffusion_pytorch_model.safetensors").unlink(), "python -m converters import"),
         (lambda f: (f / "transformer/config.json").write_text("{"), "not JSON"),
         (lambda f: edit(f / "transformer/config.json", dim=48), "wrong shape"),

@@ -47,7 +47,7 @@ def test_guidance_is_one_batch_and_its_formula(text, actions):
         return jnp.concatenate([jnp.full((2, 3), values[part]) for part in parts])
 
     expected = values["u"] + text * (values["c"] - values["u"]) + actions * (values["c"] - values["n"])
-    np.testing.assert_allclose(guided(velocity, text, actions)(jnp.zeros((2, 3)), 0), np.full((2, 3), expected))
+    np.testing.assert_allclose(guided(velocity, text, actions)(jnp.zeros((2, 3)), jnp.zeros(())), np.full((2, 3), expected))
 
 
 @pytest.mark.parametrize("control", ["controlnet", "adaln"])

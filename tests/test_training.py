@@ -137,6 +137,9 @@ def test_metrics_survive_a_restart(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
     class Batches:
+        def __iter__(self):
+            return self
+
         def __next__(self):
             return {"x": np.float32(np.nan)}
 
