@@ -1,7 +1,6 @@
 """Weights in and out: import a released model, export one to the files that others load, look at what a folder holds."""
 
 import argparse
-import collections
 import pathlib
 
 import numpy as np
@@ -50,9 +49,6 @@ def inspect(path: pathlib.Path) -> None:
         print(f"LoRA: rank {lora_naming(tensors)[1]}, {tensors.count:,} parameters")
     print(f"tokenizer: {folder.tokenizer or 'none'}")
     print(f"missing for sampling: {', '.join(folder.missing) or 'nothing'}")
-    extra = collections.Counter(p.suffix for p in path.rglob("*.part"))
-    if extra:
-        print(f"unfinished files of a broken conversion: {sum(extra.values())}; run its command again")
 
 
 @command

@@ -48,12 +48,14 @@ class Tensors(Mapping):
         return len(self.specs)
 
     def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
-        """The same tensors under other names; those renamed to None are left out. Of two with one name, the first counts."""
+        """The same tensors under other names; those renamed to None are left out. Raises InputError if two come to the same name."""
         names: dict[str, str] = {}
         for old in self.specs:
             new = rename(old)
+            if new in names:
+                raise InputError(f"{self.paths[0]} holds {new} twice, as {names[new]} and as {old}")
             if new is not None:
-                names.setdefault(new, old)
+                names[new] = old
         return Tensors({new: self.specs[old] for new, old in names.items()}, lambda new: self._read(names[new]), self.paths)
 
     @property

@@ -25,6 +25,7 @@ from mwjax.data.video import write_video
 from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.models import lora
+from mwjax.models.controlnet import EVERY
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import CONTROLS
 from mwjax.pipeline import embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
@@ -75,9 +76,11 @@ def check(config) -> Job:
         if config.model[4:] not in VARIANTS:
             raise InputError(f"model {config.model!r} is unknown; new models are {', '.join('new:' + v for v in VARIANTS)}")
     else:
-        control = model_folder.preflight(config.model).networks["transformer"].config.control
-        if control not in ("none", config.control.kind):
-            raise InputError(f"model {config.model} has control {control}, control.kind is {config.control.kind}")
+        world = model_folder.preflight(config.model).networks["transformer"].config
+        if world.control not in ("none", config.control.kind):
+            raise InputError(f"model {config.model} has control {world.control}, control.kind is {config.control.kind}")
+        if config.control.kind == "controlnet" and world.backbone.num_layers % EVERY:
+            raise InputError(f"model {config.model} has {world.backbone.num_layers} layers; a ControlNet needs an even number, use control.kind adaln")
     stages = tuple(build(Stage, stage, f"stages.{i}") for i, stage in enumerate(config.stages))
     if any(s.name == "action" for s in stages) and config.control.kind == "none":
         raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')

@@ -89,6 +89,9 @@ def test_every_form_of_actions_gives_the_same_arrays(tmp_path, capsys):
     for keyboard, mouse in results[1:]:
         np.testing.assert_array_equal(keyboard, results[0][0])
         np.testing.assert_allclose(mouse, results[0][1], rtol=1e-6)
+    (tmp_path / "broken.json").write_text(json.dumps({"actions": {"1": {"ws": 1}}}))
+    with pytest.raises(InputError, match="no scene of the dataset"):
+        read_actions(str(tmp_path / "broken.json"))
     show_actions([forms[1]])
     assert "frames    2 to    2  w + space" in capsys.readouterr().out
 

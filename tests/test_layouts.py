@@ -12,6 +12,7 @@ from converters.__main__ import main
 from converters.convert import export_model, import_model
 from converters.files import Stream, open_safetensors, open_shards, sha256
 from converters.folder import Model, load_model, save_model
+from converters.layouts import normalised
 from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
 from mwjax.errors import InputError
 from mwjax.models import lora
@@ -152,6 +153,15 @@ def test_a_stream_is_a_safetensors_file(tmp_path):
     assert tensors.keys() == arrays.keys()
     for name, array in arrays.items():
         np.testing.assert_array_equal(tensors[name], array)
+
+
+def test_two_tensors_under_one_name_are_refused(tmp_path):
+    out = Stream(tmp_path / "vae.safetensors", ["conv1.bias", "model.conv1.bias"])
+    for name in ("conv1.bias", "model.conv1.bias"):
+        out.add(name, np.ones(2, np.float32))
+    out.close()
+    with pytest.raises(InputError, match="twice"):
+        normalised("vae", open_safetensors([tmp_path / "vae.safetensors"]))
 
 
 def test_inspect_names_what_is_there(tmp_path, capsys):

@@ -18,7 +18,7 @@ from mwjax.config import load_config
 from mwjax.errors import InputError
 from mwjax.models import lora, world_model
 from mwjax.models.dit import DiTConfig
-from mwjax.models.vae import VAE, VAEConfig
+from mwjax.models.vae import VAE, VAEConfig, standardised
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import WorldConfig
 from mwjax.training.checkpoint import Checkpoints
@@ -80,6 +80,23 @@ def test_the_vae_stage_trains():
         state, metrics = step(state, frozen, video)
         losses.append(float(metrics["mse"]))
     assert losses[-1] < losses[0]
+
+
+def test_standardised_latents_are_the_same_autoencoder():
+    cfg = VAEConfig(4, (1, 1, 2, 2), 1)
+    model, rng = VAE(cfg), np.random.default_rng(0)
+    params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
+    run = lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0]
+    mean, logvar = run(params, video, "encode")
+    rows = np.asarray(mean).reshape(-1, cfg.z_dim)
+    new = standardised(params, rows.mean(0), rows.std(0))
+    new_mean, new_logvar = run(new, video, "encode")
+    rows_after = np.asarray(new_mean).reshape(-1, cfg.z_dim)
+    np.testing.assert_allclose(rows_after.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(rows_after.std(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(new_logvar, logvar - 2 * np.log(rows.std(0)).reshape(1, 1, 1, 1, -1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(run(new, new_mean, "decode"), run(params, mean, "decode"), rtol=1e-4, atol=1e-4)
 
 
 def test_timesteps_are_stratified():

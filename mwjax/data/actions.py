@@ -113,8 +113,10 @@ def read_actions(text: str) -> Actions:
         return parse_short(text)
     try:
         source = path.read_text()
-    except OSError:
+    except FileNotFoundError:
         raise InputError(f"actions {text!r}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"actions {text!r} cannot be read ({error})") from None
     return parse_table(source) if path.suffix == ".csv" else _parse_json(source, str(path))
 
 
@@ -123,8 +125,11 @@ def _parse_json(source: str, where: str) -> Actions:
         value = json.loads(source)
     except json.JSONDecodeError as error:
         raise InputError(f"{where} is not JSON: {error}") from None
-    if isinstance(value, dict) and isinstance(value.get("actions"), dict) and value["actions"]:
-        return from_scene(value["actions"], 0, 1 + max(map(int, value["actions"])))
+    if isinstance(value, dict):
+        try:
+            return from_scene(value["actions"], 0, 1 + max(map(int, value["actions"])))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{where} is no scene of the dataset: its actions lack or spoil {error}") from None
     return parse_action_list(value)
 
 

@@ -249,9 +249,10 @@ def standardised(params: dict, mean: Float[Array, " z"], deviation: Float[Array,
     """The same autoencoder, bar rounding, whose latents have mean 0 and deviation 1 per channel.
 
     mean, deviation: of its normalised latents now, over the data. The layers around the latents are linear and take it up.
+    A channel that carries nothing (deviation below 1e-3) is not blown up.
     """
     z = len(mean)
-    scale, raw_mean = np.asarray(deviation, np.float32), LATENT_MEAN + np.asarray(mean, np.float32) * LATENT_STD
+    scale, raw_mean = np.maximum(deviation, 1e-3).astype(np.float32), LATENT_MEAN + np.asarray(mean, np.float32) * LATENT_STD
     before, after = params["conv1"], params["conv2"]
     factor = np.concatenate([1 / scale, np.ones(z, np.float32)])
     offset = np.concatenate([LATENT_MEAN - raw_mean / scale, -2 * np.log(scale)])
