@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import released_keys
 from converters import dit, image, text, vae
 from converters.folder import load_model, new_model, save_model
 from converters.lora import LORA
@@ -70,14 +71,6 @@ def test_keys_must_fit_exactly():
         assert word in str(error.value)
 
 
-def test_vae_keys_are_the_released_ones():
-    from golden_keys import VAE_KEYS
-
-    names = dict(save(vae.VAE, jax.tree.map(lambda a: np.zeros(a.shape, np.int8), vae_shapes(VAEConfig()))))
-    assert len(names) == 194
-    assert names.keys() >= VAE_KEYS
-
-
 def test_model_folders_round_trip(tmp_path, model):
     model = dataclasses.replace(model)
     model.lora = lora.init(model.world_params["backbone"], 4, 2.0, jax.random.key(1))
@@ -111,20 +104,33 @@ def edit(path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def names_of(rows, shapes: dict) -> set[str]:
+    names = [name for step in moves(rows, rows, shapes) for name in step.write]
+    assert len(names) == len(set(names))
+    return set(names)
+
+
 @pytest.mark.parametrize(
-    ("rows", "shapes", "tensors"),
+    ("rows", "shapes", "keys", "tensors"),
     [
-        (dit.WORLD, lambda: world_shapes(VARIANTS["1.3B"].world("none")), 825),
-        (dit.DIFFUSERS, lambda: world_shapes(VARIANTS["1.3B"].world("none")), 825),
-        (dit.WORLD, lambda: world_shapes(VARIANTS["14B"].world("none")), 1303),
-        (dit.DIFFUSERS, lambda: world_shapes(VARIANTS["14B"].world("none")), 1303),
-        (vae.VAE, lambda: vae_shapes(VAEConfig()), 194),
-        (vae.diffusers(VAEConfig()), lambda: vae_shapes(VAEConfig()), 194),
-        (text.TEXT, lambda: text_shapes(TextConfig()), 242),
-        (text.DIFFUSERS, lambda: text_shapes(TextConfig()), 242),
-        (image.IMAGE, lambda: image_shapes(ImageConfig()), 392),
+        (dit.WORLD, lambda: world_shapes(VARIANTS["1.3B"].world("none")), released_keys.T2V, 825),
+        (dit.WORLD, lambda: world_shapes(VARIANTS["14B"].world("none")), released_keys.I2V, 1303),
+        (dit.WORLD, lambda: world_shapes(VARIANTS["1.3B"].world("controlnet")), released_keys.T2W, None),
+        (dit.WORLD, lambda: world_shapes(VARIANTS["14B"].world("adaln")), released_keys.I2W, None),
+        (vae.VAE, lambda: vae_shapes(VAEConfig()), released_keys.VAE, 194),
+        (text.TEXT, lambda: text_shapes(TextConfig()), released_keys.TEXT, 242),
+        (image.IMAGE, lambda: image_shapes(ImageConfig()), released_keys.IMAGE, 392),
     ],
 )
-def test_every_key_of_the_released_files(rows, shapes, tensors):
-    names = [name for step in moves(rows, rows, shapes()) for name in step.write]
-    assert len(names) == len(set(names)) == tensors
+def test_every_key_of_the_released_files(rows, shapes, keys, tensors):
+    assert names_of(rows, shapes()) == keys
+    assert tensors in (len(keys), None)
+
+
+@pytest.mark.parametrize(("size", "control", "keys", "layers"), [("1.3B", "controlnet", released_keys.T2W, 306), ("14B", "adaln", released_keys.I2W, 488)])
+def test_every_key_of_the_released_loras(size, control, keys, layers):
+    backbone = world_shapes(VARIANTS[size].world(control))["backbone"]
+    blank = jax.tree.map(lambda a: np.broadcast_to(np.float32(0), a.shape), backbone)
+    shapes = {"backbone": jax.eval_shape(lambda: lora.init(blank, 128, 64.0, jax.random.key(0)))}
+    assert names_of(LORA, shapes) == released_keys.lora(keys)
+    assert len(released_keys.lora(keys)) == 3 * layers

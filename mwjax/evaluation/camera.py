@@ -3,7 +3,7 @@
     python -m mwjax.evaluation.camera --model runs/tiny_t2w_controlnet/model
 
 One thing is held for a whole clip; the image shift between neighbouring frames, by phase correlation, says how the camera
-moved. The same figure for the real game, driven by the same keys on unseen levels, is the ceiling; the same model without its
+turned, and the scale that best maps a frame to a later one how it walked. The same figure for the real game, driven by the same keys on unseen levels, is the ceiling; the same model without its
 action module is the floor.
 """
 
@@ -31,8 +31,7 @@ class Probe:
     """A pair of opposite schedules and the motion that tells them apart.
 
     schedules: (name, hold() arguments) of the positive and the negative side; sign: of the image motion of the positive one.
-    measure: "x" or "y" for the shift of the whole picture (to the right, down), "spread" for how far the right half moves
-    right more than the left half does.
+    measure: "x" or "y" for the shift of the whole picture (to the right, down), "zoom" for how much it grows about its centre.
     """
 
     positive: tuple[str, dict]
@@ -44,7 +43,7 @@ class Probe:
 PROBES = {
     "yaw": Probe(("turn right", {"yaw": 4.0}), ("turn left", {"yaw": -4.0}), "x", -1),
     "pitch": Probe(("look down", {"pitch": 1.5}), ("look up", {"pitch": -1.5}), "y", -1),
-    "walk": Probe(("forward", {"keys": "w"}), ("backward", {"keys": "s"}), "spread", 1),
+    "walk": Probe(("forward", {"keys": "w"}), ("backward", {"keys": "s"}), "zoom", 1),
     "strafe": Probe(("right", {"keys": "d"}), ("left", {"keys": "a"}), "x", -1),
 }
 
@@ -74,12 +73,33 @@ def shift(before: np.ndarray, after: np.ndarray, *, limit: int = 12) -> tuple[fl
     return float(columns[x] + dx), float(rows[y] + dy)
 
 
+ZOOMS = np.exp(np.linspace(-0.2, 0.2, 41))  # scales looked for
+GAP = 4  # frames between the two that are compared for zoom: walking changes a picture slowly
+
+
+def zoom(before: np.ndarray, after: np.ndarray, *, margin: int = 4) -> float:
+    """Logarithm of the scale about the centre that turns `before` into `after`, the best of ZOOMS by squared error. Grey float [h, w]."""
+    size = np.array(before.shape)
+    centre, grid = (size - 1) / 2, np.indices(before.shape).reshape(2, -1).T
+    inside = ((grid >= margin) & (grid < size - margin)).all(1)
+    grid, target = grid[inside], after.reshape(-1)[inside]
+    errors = []
+    for scale in ZOOMS:
+        source = centre + (grid - centre) / scale
+        seen = ((source >= 0) & (source <= size - 1)).all(1)
+        corner = np.clip(source.astype(int), 0, size - 2)
+        (y, x), (fy, fx) = corner.T, (source - corner).T
+        top = before[y, x] * (1 - fx) + before[y, x + 1] * fx
+        bottom = before[y + 1, x] * (1 - fx) + before[y + 1, x + 1] * fx
+        errors.append(np.mean((top * (1 - fy) + bottom * fy - target)[seen] ** 2))
+    return float(np.log(ZOOMS[np.argmin(errors)]))
+
+
 def motion(video: np.ndarray, measure: str) -> float:
-    """Mean motion per frame of a uint8 video [f, h, w, 3], in pixels; see Probe.measure."""
+    """Mean motion per frame of a uint8 video [f, h, w, 3], in pixels or, of "zoom", as logarithm of scale; see Probe.measure."""
     grey = video.astype(np.float64).mean(-1)
-    if measure == "spread":
-        half = video.shape[2] // 2
-        return float(np.mean([shift(a[:, half:], b[:, half:])[0] - shift(a[:, :half], b[:, :half])[0] for a, b in itertools.pairwise(grey)]))
+    if measure == "zoom":
+        return float(np.mean([zoom(a, b) for a, b in zip(grey, grey[GAP:])])) / GAP
     axis = "xy".index(measure)
     return float(np.mean([shift(a, b)[axis] for a, b in itertools.pairwise(grey)]))
 

@@ -12,7 +12,7 @@ from converters import dit, image, text, vae  # noqa: E402
 from converters.files import open_safetensors  # noqa: E402
 from converters.layouts import normalised  # noqa: E402
 from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes  # noqa: E402
-from converters.tables import load, save  # noqa: E402
+from converters.tables import check, load, save  # noqa: E402
 from mwjax.models.image import ImageEncoder  # noqa: E402
 from mwjax.models.text import TextEncoder  # noqa: E402
 from mwjax.models.vae import LATENT_MEAN, LATENT_STD, VAE  # noqa: E402
@@ -231,3 +231,35 @@ def test_diffusers_loads_our_lora(tmp_path, naming):
     names = {name.removeprefix("transformer.").partition(".lora")[0] for name in state}
     layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert names == layers
+
+
+@pytest.mark.parametrize("kind", ["t2v", "i2v", "vae", "text", "image"])
+def test_released_sizes_name_by_name(kind):
+    """The libraries' own networks at the released sizes, without memory: the names and shapes of our tables."""
+    from diffusers import AutoencoderKLWan, WanTransformer3DModel
+    from transformers import CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+
+    from mwjax.models.image import ImageConfig
+    from mwjax.models.text import TextConfig
+    from mwjax.models.vae import VAEConfig
+    from mwjax.models.variants import VARIANTS
+
+    world = VARIANTS["14B" if kind == "i2v" else "1.3B"].world("none")
+    with torch.device("meta"):
+        model, rows, shapes = {
+            "t2v": lambda: (WanTransformer3DModel(**constructor(dit.config_to_diffusers(world))), dit.DIFFUSERS, world_shapes(world)),
+            "vae": lambda: (AutoencoderKLWan(**constructor(vae.config_to_diffusers(VAEConfig()))), vae.diffusers(VAEConfig()), vae_shapes(VAEConfig())),
+            "text": lambda: (UMT5EncoderModel(UMT5Config(**text.config_to_diffusers(TextConfig()))), text.DIFFUSERS, text_shapes(TextConfig())),
+            "image": lambda: (CLIPVisionModel(CLIPVisionConfig(**image.config_to_diffusers(ImageConfig()))), image.DIFFUSERS, image_shapes(ImageConfig())),
+        }["t2v" if kind == "i2v" else kind]()
+    specs = {name: (tuple(value.shape), np.dtype(np.float32)) for name, value in model.state_dict().items()}
+    if kind == "image":
+        specs = {name if name.startswith("vision_model.") else "vision_model." + name: value for name, value in specs.items()}
+        shapes = {name: tree for name, tree in shapes.items() if name != "head"}
+    specs = {name: value for name, value in specs.items() if name not in (text.COPY, image.IGNORED)}
+    check(rows, specs, shapes)
+
+
+def constructor(config: dict) -> dict:
+    return {name: value for name, value in config.items() if not name.startswith("_")}
+
