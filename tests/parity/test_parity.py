@@ -263,3 +263,48 @@ def test_released_sizes_name_by_name(kind):
 def constructor(config: dict) -> dict:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
+
+def word_tokenizer():
+    """A real fast tokenizer with a handful of words, in the files that T5's has."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", "a", "cave", "of", "blocks", "walking"])}
+    tokenizer = Tokenizer(models.WordLevel(words, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.filterwarnings("ignore")  # the libraries' own
+def test_diffusers_runs_our_export_as_a_pipeline(tmp_path):
+    from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    from converters.__main__ import main
+    from converters.folder import load_model
+    from mwjax.data.schedules import hold
+    from mwjax.diffusion.sampler import Sampling
+    from mwjax.pipeline import embed, generate
+
+    models = {
+        "transformer": WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16,
+                                             text_dim=32, freq_dim=32, ffn_dim=88, num_layers=2),
+        "vae": AutoencoderKLWan(base_dim=8, dim_mult=[1, 2, 4, 4], num_res_blocks=2),
+        "text_encoder": UMT5EncoderModel(UMT5Config(vocab_size=120, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+    }  # fmt: skip
+    for name, model in models.items():
+        randomised(model).save_pretrained(tmp_path / "theirs" / name)
+    word_tokenizer().save_pretrained(tmp_path / "theirs/tokenizer")
+    main(["import", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(tmp_path / "back"), "--format", "diffusers"])
+    pipeline = WanPipeline.from_pretrained(tmp_path / "back", tokenizer=word_tokenizer())
+    pipeline.set_progress_bar_config(disable=True)
+    frames = pipeline("a cave of blocks", height=32, width=32, num_frames=5, num_inference_steps=2, guidance_scale=3.0, output_type="np").frames
+    assert frames.shape == (1, 5, 32, 32, 3)
+    assert np.isfinite(frames).all()
+    theirs = pipeline.encode_prompt("a cave of blocks", do_classifier_free_guidance=False)[0].detach().numpy()[0]
+    (ours,) = embed(model := load_model(tmp_path / "ours"), ["a cave of blocks"])
+    np.testing.assert_allclose(ours, theirs[: len(ours)], rtol=1e-4, atol=1e-5)
+    assert not theirs[len(ours) :].any()
+    assert generate(model, Sampling(2), ["a cave of blocks"], [hold(5)], height=32, width=32, seeds=[0]).shape == (1, 5, 32, 32, 3)
