@@ -1,28 +1,28 @@
 """Guidance: the model's other opinions, computed in the same batch, pushed away from."""
 
-from collections.abc import Callable
+import numpy as np
 
-import jax.numpy as jnp
+from mwjax.types import Array, Float, Int
 
-from mwjax.types import Array
+FULL, HELD, NONE = range(3)  # what a step does about guidance: computes it, repeats the push of the last such step, goes without
 
 
-def guided(velocity: Callable[[Array, Array], Array], text: float, actions: float = 0.0) -> Callable[[Array, Array], Array]:
-    """u + text · (c − u) + actions · (c − n), from a velocity(x, timestep) whose batch is [c; u; n].
+def push(parts: list[Float[Array, "b t h w c"]], text: Float[Array, ""] | None, actions: Float[Array, ""] | None) -> Float[Array, "b t h w c"] | float:
+    """What guidance adds to the conditional velocity c: (text − 1) · (c − u) + actions · (c − n), from parts [c, u, n].
 
-    c: with prompt and actions. u: with the negative prompt (Ho & Salimans 2022), not there if text is 1. n: with the action module
-    switched off, which needs no training without actions; not there if actions is 0.
+    u: with the negative prompt (Ho & Salimans 2022), not there if text is None. n: with the action module switched off, which
+    needs no training without actions; not there if actions is None.
     """
-    count = 1 + (text != 1.0) + (actions != 0.0)
+    conditional, *others = parts
+    out = 0.0
+    if text is not None:
+        out = (text - 1) * (conditional - others.pop(0))
+    if actions is not None:
+        out = out + actions * (conditional - others.pop(0))
+    return out
 
-    def combined(x: Array, timestep: Array) -> Array:
-        conditional, *others = jnp.split(velocity(jnp.concatenate([x] * count), timestep), count)
-        out = conditional
-        if text != 1.0:
-            unconditional = others.pop(0)
-            out = unconditional + text * (conditional - unconditional)
-        if actions != 0.0:
-            out = out + actions * (conditional - others.pop(0))
-        return out
 
-    return combined
+def guide_modes(steps: int, *, every: int, skip: float) -> Int[np.ndarray, " steps"]:
+    """FULL on every `every`-th step and HELD between; NONE on the last part `skip` (0 … 1) of the steps."""
+    index = np.arange(steps)
+    return np.where(index >= steps * (1 - skip), NONE, np.where(index % every == 0, FULL, HELD)).astype(np.int32)

@@ -3,11 +3,13 @@
 With x the sample, m the model's estimate of the clean latents (x − σ·v) at this step and m1, m2 at the two before:
 corrected x' = C · (x, previous x', m, m1, m2), next x = P · (x', m, m1). The rows of C and P depend only on the noise levels,
 so they are worked out beforehand in float64.
-Sources: UniPC (Zhao et al. 2023, B2(h), order 2, data prediction); flow-matching Euler (diffusers).
+Sources: UniPC (Zhao et al. 2023, B2(h), order 2, data prediction); DPM-Solver++ (Lu et al. 2022, multistep, order 2, midpoint);
+flow-matching Euler (diffusers).
 """
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,13 +42,7 @@ def euler(steps: int, shift: float) -> Solver:
 
 def unipc(steps: int, shift: float) -> Solver:
     """UniPC, order 2, B2(h), predicting the clean latents; its timesteps are truncated to integers."""
-    highest = np.float32(1 - 1 / TRAIN_STEPS)
-    sigmas = np.append(shift_sigmas(np.linspace(float(highest), 0.0, steps + 1)[:-1], shift), 0.0)
-    timesteps = np.trunc(sigmas[:-1] * TRAIN_STEPS).astype(np.float32)
-    sigmas = sigmas.astype(np.float32).astype(np.float64)
-    alphas = 1 - sigmas
-    with np.errstate(divide="ignore"):
-        lam = np.log(alphas) - np.log(sigmas)
+    sigmas, timesteps, alphas, lam = _levels(float(np.float32(1 - 1 / TRAIN_STEPS)), steps, shift)
     corrector, predictor = np.zeros((steps, 5)), np.zeros((steps, 3))
     order = 0
     for i in range(steps):
@@ -54,6 +50,27 @@ def unipc(steps: int, shift: float) -> Solver:
         order = min(2, steps - i, i + 1)
         predictor[i] = _unipc_predictor(i, order, sigmas, alphas, lam)
     return Solver(sigmas.astype(np.float32), timesteps, corrector, predictor)
+
+
+def dpmpp(steps: int, shift: float) -> Solver:
+    """DPM-Solver++, multistep, order 2, predicting the clean latents; first order at the ends; timesteps truncated to integers."""
+    sigmas, timesteps, alphas, lam = _levels(1.0, steps, shift)
+    predictor = np.zeros((steps, 3))
+    for i in range(steps):
+        gain = -alphas[i + 1] * np.expm1(-(lam[i + 1] - lam[i]))
+        second = gain * 0.5 * (lam[i + 1] - lam[i]) / (lam[i] - lam[i - 1]) if 0 < i < steps - 1 else 0.0  # of (m − m1)
+        predictor[i] = sigmas[i + 1] / sigmas[i], gain + second, -second
+    return Solver(sigmas.astype(np.float32), timesteps, np.tile(np.eye(5)[0], (steps, 1)), predictor)
+
+
+def _levels(highest: float, steps: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Noise levels σ from `highest` to 0, integer timesteps, α = 1 − σ and log(α/σ)."""
+    sigmas = np.append(shift_sigmas(np.linspace(highest, 0.0, steps + 1)[:-1], shift), 0.0)
+    timesteps = np.trunc(sigmas[:-1] * TRAIN_STEPS).astype(np.float32)
+    sigmas = sigmas.astype(np.float32).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        lam = np.log(1 - sigmas) - np.log(sigmas)
+    return sigmas, timesteps, 1 - sigmas, lam
 
 
 def _unipc_predictor(i, order, sigmas, alphas, lam):
@@ -88,25 +105,50 @@ def _unipc_corrector(i, order, sigmas, alphas, lam):
     return row
 
 
-SOLVERS: dict[str, Callable[[int, float], Solver]] = {"euler": euler, "unipc": unipc}
+SOLVERS: dict[str, Callable[[int, float], Solver]] = {"unipc": unipc, "dpmpp": dpmpp, "euler": euler}
 
 
-def solve(solver: Solver, velocity: Callable[[Array, Array], Array], noise: Float[Array, "*b"], *, collect: bool = False) -> tuple[Array, Array | None]:
-    """Integrate from noise to clean latents in one scan. velocity(x, timestep) is the model with guidance.
+class Rows(NamedTuple):
+    """A solver as arrays, float32, an entry or row a step."""
 
-    Returns the latents and, if `collect`, the sample after every step.
-    """
-    tables = tuple(jnp.asarray(a, jnp.float32) for a in (solver.sigmas[:-1], solver.timesteps, solver.corrector, solver.predictor))
+    sigma: Array
+    timestep: Array
+    corrector: Array
+    predictor: Array
 
-    def step(carry, row):
-        x, previous, m1, m2 = carry
-        sigma, timestep, c, p = row
-        m = x - sigma * velocity(x, timestep).astype(jnp.float32)
-        x = c[0] * x + c[1] * previous + c[2] * m + c[3] * m1 + c[4] * m2
-        following = p[0] * x + p[1] * m + p[2] * m1
-        return (following, x, m, m1), following if collect else None
 
+class History(NamedTuple):
+    """What a solver remembers between steps: the sample, the corrected sample before, and the last two estimates of the clean latents."""
+
+    x: Array
+    previous: Array
+    m1: Array
+    m2: Array
+
+
+def rows(solver: Solver) -> Rows:
+    return Rows(*(jnp.asarray(a, jnp.float32) for a in (solver.sigmas[:-1], solver.timesteps, solver.corrector, solver.predictor)))
+
+
+def begin(noise: Float[Array, "*b"]) -> History:
     noise = noise.astype(jnp.float32)
-    blank = jnp.zeros_like(noise)
-    (x, *_), path = jax.lax.scan(step, (noise, blank, blank, blank), tables)
-    return x, path
+    return History(noise, *(jnp.zeros_like(noise) for _ in range(3)))
+
+
+def advance(history: History, row: Rows, velocity: Float[Array, "*b"]) -> History:
+    """One step, given the velocity at its sample and timestep."""
+    x, previous, m1, m2 = history
+    (c, p), m = (row.corrector, row.predictor), history.x - row.sigma * velocity.astype(jnp.float32)
+    x = c[0] * x + c[1] * previous + c[2] * m + c[3] * m1 + c[4] * m2
+    return History(p[0] * x + p[1] * m + p[2] * m1, x, m, m1)
+
+
+def solve(solver: Solver, velocity: Callable[[Array, Array], Array], noise: Float[Array, "*b"]) -> tuple[Array, Array]:
+    """Integrate from noise to clean latents in one scan. Returns the latents and the sample after every step."""
+
+    def step(history, row):
+        history = advance(history, row, velocity(history.x, row.timestep))
+        return history, history.x
+
+    history, path = jax.lax.scan(step, begin(noise), rows(solver))
+    return history.x, path

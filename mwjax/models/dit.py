@@ -176,17 +176,23 @@ class Backbone(nn.Module):
         """Image encoder outputs to the model's width."""
         return self.image_embedding(image)
 
+    def embed_time(self, timesteps: Float[Array, " b"]) -> tuple[Float[Array, "b d"], Float[Array, "b 6 d"]]:
+        """Embedding of timesteps, and its projection to what all blocks add to their modulation; float32 where the timesteps are."""
+        embedded = self.time_embedding(sinusoid(timesteps, self.config.freq_dim))
+        return embedded, self.time_projection(jax.nn.silu(embedded)).reshape(-1, 6, self.config.dim)
+
     def context_kv(self, text: Float[Array, "b s d"], image: Float[Array, "b i d"] | None = None) -> ContextKV:
         """Keys and values of every block, stacked, from embedded text and image."""
         return stacked_context_kv(self.config, self._block_variables(), text, image)
 
     def __call__(
         self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], context_kv: ContextKV, branch: Branch | None = None,
-        modulation: Float[Array, "blocks b t 6 d"] | None = None,
+        modulation: Float[Array, "blocks b t 6 d"] | None = None, reuse: tuple[Array, Float[Array, "b t p d"]] | None = None,
     ) -> tuple[Float[Array, "b t h w o"], dict]:  # fmt: skip
-        """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: `time_projection`, the branch's `residuals`.
+        """Velocity of `latents` at `timesteps` (0 … 1000), and intermediates: the branch's `residuals` or, with `reuse`, `change`.
 
-        modulation: what each block adds to its time modulation, per latent frame.
+        modulation: what each block adds to its time modulation, per latent frame. reuse: (whether to run the blocks, what to add
+        to the tokens in their place if not); the intermediate `change` is what was added, to be given to the next step.
         """
         cfg = self.config
         b, t, h, w, _ = latents.shape
@@ -195,8 +201,8 @@ class Backbone(nn.Module):
         dtype = latents.dtype
         patches = rearrange(latents, "b t (h p) (w q) c -> b t (h w) (p q c)", p=cfg.patch, q=cfg.patch)
         x = self.patch_embedding(patches)
-        embedded_time = self.time_embedding(sinusoid(timesteps, cfg.freq_dim))
-        time = self.time_projection(jax.nn.silu(embedded_time)).reshape(b, 1, 6, cfg.dim)
+        embedded_time, time = self.embed_time(timesteps)
+        time = time[:, None]
         table = rope_table((t, h // cfg.patch, w // cfg.patch), cfg.dim // cfg.num_heads)
 
         block = Block(cfg, parent=None)
@@ -206,13 +212,15 @@ class Backbone(nn.Module):
 
         run = jax.checkpoint(run) if cfg.remat else run
         layers = (self._block_variables(), context_kv, modulation)
-        if branch is None:
-            def one(x, layer):
-                variables, context_kv, modulation = layer
-                return run(variables, x, context_kv, modulation), None
 
-            x, residuals = jax.lax.scan(one, x, layers)
-        else:
+        def blocks(x):
+            if branch is None:
+                def one(x, layer):
+                    variables, context_kv, modulation = layer
+                    return run(variables, x, context_kv, modulation), None
+
+                return jax.lax.scan(one, x, layers)
+
             def group(carry, layers):
                 x, side = carry
                 layers, side_params, side_kv = layers
@@ -226,11 +234,19 @@ class Backbone(nn.Module):
 
             grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), layers)
             (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.context_kv))
+            return x, residuals
+
+        if reuse is None:
+            x, residuals = blocks(x)
+            out = {"residuals": residuals}
+        else:
+            change = jax.lax.cond(reuse[0], lambda x, change: blocks(x)[0] - x, lambda x, change: change.astype(x.dtype), x, reuse[1])
+            x, out = x + change, {"change": change}
 
         shift, scale = jnp.split(self.head_modulation.astype(jnp.float32)[None] + embedded_time[:, None], 2, 1)
         x = self.head((layer_norm(x, cfg.eps) * (1 + scale[:, None]) + shift[:, None]).astype(dtype))
         velocity = rearrange(x, "b t (h w) (p q c) -> b t (h p) (w q) c", h=h // cfg.patch, p=cfg.patch, q=cfg.patch)
-        return velocity, {"time_projection": time, "residuals": residuals}
+        return velocity, out
 
 
 def init_blocks(cfg: DiTConfig, length: int) -> Callable:

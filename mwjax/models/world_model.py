@@ -33,6 +33,14 @@ class Condition(NamedTuple):
     channels: Array | None = None  # [b, t, h, w, c] beside the noisy latents: mask and latents of the first frame
 
 
+def first(condition: Condition, count: int) -> Condition:
+    """The condition of the first `count` clips of a batch."""
+    stacked = lambda tree: jax.tree.map(lambda a: a[:, :count], tree)  # blocks come first
+    control, channels = condition.control, condition.channels
+    control = (control[0][:count], stacked(control[1])) if isinstance(control, tuple) else stacked(control)
+    return Condition(stacked(condition.context_kv), control, None if channels is None else channels[:count])
+
+
 class WorldModel(nn.Module):
     """`condition` once per prompt and action sequence, then the module itself at every step."""
 
@@ -71,9 +79,10 @@ class WorldModel(nn.Module):
         return Condition(self.backbone.context_kv(embedded, image), control, channels)
 
     def __call__(
-        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], condition: Condition, control_scale: float | Array = 1.0
-    ) -> tuple[Float[Array, "b t h w o"], dict]:
-        """Velocity and intermediates. control_scale: strength of the action module, one number or [b, 1, 1, 1]."""
+        self, latents: Float[Array, "b t h w c"], timesteps: Float[Array, " b"], condition: Condition, control_scale: float | Array = 1.0,
+        reuse: tuple[Array, Array] | None = None,
+    ) -> tuple[Float[Array, "b t h w o"], dict]:  # fmt: skip
+        """Velocity and intermediates. control_scale: strength of the action module, one number or [b, 1, 1, 1]. reuse: see Backbone."""
         if condition.channels is not None:
             latents = jnp.concatenate([latents, condition.channels.astype(latents.dtype)], -1)
         branch = modulation = None
@@ -81,7 +90,10 @@ class WorldModel(nn.Module):
             branch = self.controlnet.branch(condition.control, control_scale)
         if self.config.control == "adaln":
             modulation = condition.control * jnp.reshape(jnp.asarray(control_scale), (1, -1, 1, 1, 1))
-        return self.backbone(latents, timesteps, condition.context_kv, branch, modulation)
+        return self.backbone(latents, timesteps, condition.context_kv, branch, modulation, reuse)
+
+    def time_projection(self, timesteps: Float[Array, " b"]) -> Float[Array, "b 6 d"]:
+        return self.backbone.embed_time(timesteps)[1]
 
     def init_all(self, latents, timesteps, text, keyboard, mouse, image):
         """Touch every parameter once, for initialisation."""

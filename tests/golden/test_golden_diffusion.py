@@ -10,13 +10,14 @@ import pytest
 from cases import FOLDER, case, last, relative_error
 from models import actions, autoencoder, image_encoder, image_input, text_encoder, text_input, world
 from mwjax.diffusion.flow import train_sigmas
-from mwjax.diffusion.sampler import Sampling, decode, image_condition, sample_latents, with_mask
+from mwjax.diffusion.sampler import Sampling, decode, image_condition, plan, sample_latents, with_mask
 from mwjax.diffusion.solvers import SOLVERS, solve
 from mwjax.models.image import ImageEncoder, preprocess
 from mwjax.models.text import TextEncoder
 from mwjax.training.optim import SCHEDULES
 
 TRAJECTORY = 1e-4
+RUN = jax.jit(sample_latents, static_argnums=(0, 1))
 TRAJECTORIES = sorted(
     name.split("/")[1] for name in case("schedulers").tensors if name.endswith("/trajectory") and name.split("/")[1].split("_")[0] in SOLVERS
 )
@@ -43,7 +44,7 @@ def test_solver(name):
     def model(x, t):
         return jnp.tanh(x @ golden["in/A"].T + golden["in/b"][None] * t / 1000) + 0.3 * x
 
-    _, path = solve(solver, model, golden["in/x_init"], collect=True)
+    _, path = solve(solver, model, golden["in/x_init"])
     assert relative_error(path, golden[f"out/{name}/trajectory"]) < 1e-5
 
 
@@ -53,11 +54,30 @@ def test_guided_sampling(stem):
     cfg, params = world(golden)
     (name,) = [k for k in golden.tensors if k.startswith("out/latents_")]
     steps, shift, guidance = map(float, re.fullmatch(r"out/latents_(\d+)steps_shift([\d.]+)_cfg([\d.]+)", name).groups())
-    run = jax.jit(sample_latents, static_argnums=(0, 1))
-    negative = text_input(golden, "neg_context", "neg_lens")
-    inputs = (text_input(golden), negative, *actions(golden), *image_input(golden))
-    latents = run(cfg, Sampling(int(steps), shift, guidance), {"params": params}, last(golden["in/x"]), *inputs)
+    latents, computed = denoised(cfg, Sampling(int(steps), shift, guidance), params, golden)
     assert relative_error(latents, last(golden[name])) < TRAJECTORY
+    assert computed.all()
+
+
+def denoised(cfg, sampling: Sampling, params: dict, golden) -> tuple:
+    program, tables = plan(cfg, sampling)
+    inputs = (text_input(golden), text_input(golden, "neg_context", "neg_lens"), *actions(golden), *image_input(golden))
+    return RUN(cfg, program, {"params": params}, tables, last(golden["in/x"]), *inputs)
+
+
+@pytest.mark.parametrize("stem", ["sample_t2w_controlnet", "sample_i2w_adaln"])
+def test_teacache(stem):
+    golden = case(stem)
+    cfg, params = world(golden)
+    settings, shift, guidance = golden.meta["teacache"], *map(float, re.search(r"shift([\d.]+)_cfg([\d.]+)", " ".join(golden.tensors)).groups())
+    thresholds = [k.split("/")[1].removeprefix("teacache_") for k in golden.tensors if k.endswith("/computed")]
+    assert thresholds
+    for threshold in thresholds:
+        sampling = Sampling(settings["num_steps"], shift, guidance, teacache=float(threshold), teacache_start=settings["num_skip_start_steps"],
+                            teacache_polynomial=tuple(golden.meta["teacache_coefficients"]))  # fmt: skip
+        latents, computed = denoised(cfg, sampling, params, golden)
+        np.testing.assert_array_equal(computed, golden[f"out/teacache_{threshold}/computed"])
+        assert relative_error(latents, last(golden[f"out/teacache_{threshold}/latents"])) < TRAJECTORY
 
 
 @pytest.mark.parametrize("stem", ["e2e_t2w_controlnet", "e2e_i2w_adaln"])
@@ -87,8 +107,8 @@ def test_end_to_end(stem):
         assert relative_error(channels, last(golden["out/image_condition_y"])) < 1e-5
         image = (tokens, channels)
     sampling = Sampling(sampler["steps"], sampler["shift"], sampler["guidance_scale"], sampler["solver"])
-    run = jax.jit(sample_latents, static_argnums=(0, 1))
-    latents = run(cfg, sampling, {"params": params}, last(golden["in/noise"]), prompt, negative, *actions(golden), *image)
+    program, tables = plan(cfg, sampling)
+    latents, _ = RUN(cfg, program, {"params": params}, tables, last(golden["in/noise"]), prompt, negative, *actions(golden), *image)
     assert relative_error(latents, last(golden["out/latents"])) < TRAJECTORY
     frames = jax.jit(decode, static_argnums=0)(vae_cfg, vae_params, latents)
     assert relative_error(frames, last(golden["out/frames"])) < TRAJECTORY
