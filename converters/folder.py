@@ -12,19 +12,20 @@ import dataclasses
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from converters import dit, image, text, vae
-from converters.files import Stream
-from converters.layouts import LORA_STEM, Folder, Network, locate, lora_of, open_folder
+from converters.files import Stream, read_json, sha256
+from converters.layouts import LORA_STEM, RECORD, Folder, locate, lora_of, open_folder
 from converters.lora import LORA
-from converters.tables import load, save
+from converters.tables import leaves, save
 from mwjax.errors import InputError
-from mwjax.models import world_model
+from mwjax.models import lora, world_model
 from mwjax.models.image import ImageConfig
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig
@@ -77,20 +78,61 @@ def preflight(name: str | pathlib.Path) -> Folder:
     return folder.check()
 
 
-def load_model(name: str | pathlib.Path) -> Model:
-    """Load a folder of weights in any known layout, or a shipped model by name, in float32."""
+SETTINGS = "sampling.json"  # beside the networks: how to sample this model, where its training said so
+# Of the released models, by whether they start from an image; Wan2.1's own negative prompt.
+NEGATIVE = ("色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，残缺的，"
+            "多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走")  # fmt: skip
+RELEASED = {"steps": 30, "shift": 3.0, "guidance": 3.0, "action_guidance": 0.0, "height": 352, "width": 640, "fps": 16.0, "negative": NEGATIVE}
+IMAGE_GUIDANCE = 6.0
+
+
+def defaults(folder: Folder) -> dict:
+    """How to sample a model: the released recipe, changed by what its own settings file says."""
+    own = read_json(folder.path / SETTINGS) if (folder.path / SETTINGS).exists() else {}
+    image = folder.networks["transformer"].config.backbone.image_dim
+    return RELEASED | ({"guidance": IMAGE_GUIDANCE} if image else {}) | {k: v for k, v in own.items() if k in RELEASED}
+
+
+def fingerprint(folder: Folder) -> dict[str, str]:
+    """SHA-256 of every file of weights, as noted when they were converted, or taken now."""
+    record = folder.path / RECORD
+    known = read_json(record).get("files", {}) if record.exists() else {}
+    files = sorted({path for network in folder.networks.values() for path in network.tensors.paths} | ({folder.lora} if folder.lora else set()))
+    return {name: known.get(name) or sha256(path) for path in files for name in [str(path.relative_to(folder.path))]}
+
+
+def load_model(name: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32, loras: Sequence[tuple[pathlib.Path, float]] | None = None) -> Model:
+    """Load a folder of weights in any known layout, or a shipped model by name.
+
+    dtype: of transformer, text and image encoder; the VAE is always float32. loras: (file, scale) to fold into the weights, leaf
+    by leaf and in float32; None keeps the folder's own as adapters. Raises InputError for what is missing, damaged or of another model.
+    """
     folder = preflight(name)
-    parts = {kind: (network.config, _fill(network)) for kind, network in folder.networks.items()}
+    adapters = [(_adapters(path, folder), scale) for path, scale in loras or ()]
+    parts = {}
+    for kind, network in folder.networks.items():
+        kept = jnp.float32 if kind == "vae" else dtype
+        tree = {path: jnp.asarray(_merged(path, array, adapters if kind == "transformer" else ()), kept)
+                for path, array in leaves(network.rows, network.tensors, network.shapes)}  # fmt: skip
+        parts[kind] = (network.config, unflatten_dict(tree, sep="/"))
     tokenizer = folder.networks["text_encoder"].extra.get("tokenizer") or str(folder.tokenizer)
     model = Model(*parts["transformer"], *parts["vae"], *parts["text_encoder"], tokenizer, *parts.get("image_encoder", (None, None)))
-    if folder.lora:
-        rows, tensors, shapes = lora_of(folder.lora, folder.networks["transformer"])
-        model.lora = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), load(rows, tensors, shapes)["backbone"])
+    if folder.lora and loras is None:
+        model.lora = unflatten_dict({path: jnp.asarray(leaf) for path, leaf in _adapters(folder.lora, folder).items()}, sep="/")["backbone"]
     return model
 
 
-def _fill(network: Network) -> dict:
-    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), load(network.rows, network.tensors, network.shapes))
+def _adapters(path: pathlib.Path, folder: Folder) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array, np.float32) for name, array in leaves(*lora_of(path, folder.networks["transformer"]))}
+
+
+def _merged(path: str, array: np.ndarray, adapters: Sequence[tuple[dict[str, np.ndarray], float]]) -> np.ndarray:
+    """A leaf of the transformer with the adapters of its layer folded in."""
+    layer, _, leaf = path.rpartition("/")
+    for tree, scale in adapters:
+        if leaf == "kernel" and f"{layer}/down" in tree:
+            array = np.asarray(lora.merged(array.astype(np.float32), *(tree[f"{layer}/{name}"] for name in ("down", "up", "alpha")), scale))
+    return array
 
 
 def new_model(variant: Variant, *, seed: int) -> Model:

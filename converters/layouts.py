@@ -132,8 +132,12 @@ class Folder:
                 raise InputError(f"{self.networks[kind].tensors.paths[0]}: this {kind} gives {getattr(sizes[kind], theirs)} channels, "
                                  f"the transformer takes {getattr(backbone, ours)}; they belong to different models")  # fmt: skip
         if self.lora and backbone:
-            lora_of(self.lora, self.networks["transformer"])
+            self.check_lora(self.lora)
         return self
+
+    def check_lora(self, path: pathlib.Path) -> None:
+        """Raises InputError if a LoRA file is damaged or of another model."""
+        lora_of(path, self.networks["transformer"])
 
 
 def normalised(kind: str, tensors: Tensors) -> Tensors:

@@ -151,16 +151,19 @@ def check(rows: tuple[Row, ...], specs: Mapping[str, tuple[tuple[int, ...], np.d
     refuse(missing, [name for name in specs if name not in used], wrong)
 
 
-def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
-    """Fill the tree `target` (arrays or shapes) from `tensors`, which must fit it exactly; see `check`."""
+def leaves(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> Iterator[tuple[str, np.ndarray]]:
+    """(path, array) of each leaf of the tree `target` (arrays or shapes) from `tensors`, which must fit it exactly; see `check`. One at a time."""
     specs = getattr(tensors, "specs", None) or {name: (np.shape(a), np.asarray(a).dtype) for name, a in tensors.items()}
     check(rows, specs, target)
-    out = {}
     for path, leaf in flatten_dict(target, sep="/").items():
         found = _must_match(rows, path, leaf.shape)
         layers = [found.join([np.asarray(tensors[name]) for name in names]) for names in found.layers]
-        out[path] = np.stack(layers) if found.stacked else layers[0]
-    return unflatten_dict(out, sep="/")
+        yield path, np.stack(layers) if found.stacked else layers[0]
+
+
+def load(rows: tuple[Row, ...], tensors: Mapping[str, np.ndarray], target: dict) -> dict:
+    """The tree of `leaves`."""
+    return unflatten_dict(dict(leaves(rows, tensors, target)), sep="/")
 
 
 def refuse(missing: list[str], unexpected: list[str], wrong: list[str]) -> None:

@@ -9,8 +9,11 @@ class InputError(ValueError):
     """A wrong input. The message names the input, what is wrong with it and what would be right."""
 
 
+OUT_OF_MEMORY = "use fewer frames, a smaller picture, --dtype bfloat16 or --tile 256 to sample; a smaller batch or more devices to train"
+
+
 def command(main):
-    """Decorate a command's main function: an InputError or a full disk ends it in one line and exit code 2, Ctrl-C with 130."""
+    """Decorate a command's main function: an InputError, a full disk or full memory ends it in one line and exit code 2, Ctrl-C with 130."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs):
@@ -22,6 +25,10 @@ def command(main):
             if error.errno not in (28, 122):  # ENOSPC, EDQUOT
                 raise
             message, code = f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run the same command again", 2
+        except Exception as error:
+            if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
+                raise
+            message, code = f"error: out of memory ({str(error).splitlines()[0][:200] if str(error) else 'on the host'}); {OUT_OF_MEMORY}", 2
         except KeyboardInterrupt:
             message, code = "interrupted; run the same command again to continue", 130
         print(message, file=sys.stderr, flush=True)

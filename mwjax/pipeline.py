@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -15,7 +14,7 @@ from converters.folder import Model
 from mwjax.data.actions import Actions
 from mwjax.data.clips import to_pixels
 from mwjax.data.tokenizer import tokenize
-from mwjax.diffusion.sampler import Sampling, image_condition, sample
+from mwjax.diffusion.sampler import Program, Sampling, Tables, decode_stream, decode_tiles, image_condition, plan, sample, watch
 from mwjax.errors import InputError
 from mwjax.models.image import ImageConfig, ImageEncoder, preprocess
 from mwjax.models.text import TextConfig, TextEncoder
@@ -92,26 +91,72 @@ def latent_shape(world: WorldConfig, frames: int, height: int, width: int) -> tu
     return (frames // 4 + 1, height // 8, width // 8, world.backbone.out_dim)
 
 
-def generate(
-    model: Model, sampling: Sampling, prompts: list[str], actions: list[Actions], *, height: int, width: int, seeds: list[int],
-    negative: str = "", variables: dict | None = None, images: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """uint8 videos [b, f, h, w, 3]. All action sequences have the same length, which is the number of frames.
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One batch of videos to sample, all of one size and length.
 
-    Each video's noise comes from its own seed alone. variables: in place of the model's own (for a merged or scaled LoRA).
-    images: uint8 first frames [b, h, w, 3], for an image-conditioned model. Raises InputError if they are missing or not wanted.
+    actions: (keyboard [f, 7], mouse [f, 2]) for each video. images: uint8 first frames [b, h, w, 3] of an image-conditioned model.
+    Each video's noise comes from its own seed alone.
     """
-    if (model.image is None) != (images is None):
+
+    prompts: list[str]
+    actions: list[Actions]
+    seeds: list[int]
+    height: int
+    width: int
+    negative: str = ""
+    images: np.ndarray | None = None
+
+
+def _inputs(model: Model, sampling: Sampling, request: Request) -> tuple[Program, Tables, tuple]:
+    """What the compiled functions take. Raises InputError for sizes that do not divide, or an image that is missing or not wanted."""
+    if (model.image is None) != (request.images is None):
         raise InputError("this model starts from an image; give one with --image" if model.image else "this model takes no image; leave --image out")
-    keyboard, mouse = (np.stack(a) for a in zip(*actions, strict=True))
-    shape = latent_shape(model.world, keyboard.shape[1], height, width)
-    noise = jnp.stack([jax.random.normal(jax.random.key(seed), shape) for seed in seeds])
+    keyboard, mouse = (np.stack(a) for a in zip(*request.actions, strict=True))
+    shape = latent_shape(model.world, keyboard.shape[1], request.height, request.width)
+    program, tables = plan(model.world, sampling)
     length = model.world.backbone.text_len
-    text = pad_text(embed(model, prompts), length)
-    negatives = np.repeat(pad_text(embed(model, [negative]), length), len(prompts), 0)
-    variables = model.variables if variables is None else variables
-    start = () if images is None else encode_images(model, to_pixels(images), keyboard.shape[1])
-    return np.asarray(sample(model.world, model.vae, sampling, variables, model.vae_params, noise, text, negatives, keyboard, mouse, *start))
+    text = pad_text(embed(model, request.prompts), length)
+    negative = np.repeat(pad_text(embed(model, [request.negative]), length), len(request.prompts), 0) if program.text else np.zeros_like(text)
+    start = () if request.images is None else encode_images(model, to_pixels(request.images), keyboard.shape[1])
+    return program, tables, (_noise(np.asarray(request.seeds), shape), text, negative, keyboard, mouse, *start)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _noise(seeds, shape):
+    return jax.vmap(lambda seed: jax.random.normal(jax.random.key(seed), shape))(seeds)
+
+
+def generate(model: Model, sampling: Sampling, request: Request, *, variables: dict | None = None) -> np.ndarray:
+    """uint8 videos [b, f, h, w, 3] by one compiled function, compiled anew only for other sizes. variables: in place of the model's own."""
+    program, tables, inputs = _inputs(model, sampling, request)
+    return np.asarray(sample(model.world, model.vae, program, model.variables if variables is None else variables, model.vae_params, tables, *inputs))
+
+
+@dataclasses.dataclass
+class Stream:
+    """A batch being sampled: iterate `steps` (their numbers, as they are done), then `frames` (uint8 [b, f, h, w, 3] chunks, as they are decoded)."""
+
+    model: Model
+    sampling: Sampling
+    request: Request
+    latents: jax.Array | None = None  # [b, t, h, w, z], normalised, once the steps are done
+    computed: np.ndarray | None = None  # which steps ran the blocks
+
+    def steps(self) -> Iterator[int]:
+        program, tables, inputs = _inputs(self.model, self.sampling, self.request)
+        for step, latents, computed in watch(self.model.world, program, self.model.variables, tables, *inputs):
+            latents.block_until_ready()
+            if step == self.sampling.steps:
+                self.latents, self.computed = latents, np.asarray(computed)
+            yield step
+
+    def frames(self, tile: int = 0) -> Iterator[np.ndarray]:
+        """tile: height and width of a tile in pixels, for pictures that do not fit; 0 decodes whole frames."""
+        if tile:
+            yield from decode_tiles(self.model.vae, self.model.vae_params, self.latents, tile // 8)
+        else:
+            yield from decode_stream(self.model.vae, self.model.vae_params, self.latents)
 
 
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:

@@ -7,6 +7,7 @@ model folder and sample videos. Killed at any moment, the same command carries o
 import argparse
 import dataclasses
 import functools
+import json
 import pathlib
 import time
 
@@ -28,7 +29,7 @@ from mwjax.models import lora
 from mwjax.models.controlnet import EVERY
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import CONTROLS
-from mwjax.pipeline import embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
+from mwjax.pipeline import Request, embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents
 from mwjax.training.loop import Stage, train
 from mwjax.training.objectives import flow_objective, vae_objective
 from mwjax.worlds.recorder import Recording, record
@@ -126,10 +127,8 @@ def show(job: Job, model: model_folder.Model, clips: list[Clip], group: int = 4)
         images = None
         if model.image:
             images = np.stack([load_clip(examples[i], height=framing.height, width=framing.width, shrink=framing.shrink)["video"][0] for i in part])
-        videos = generate(
-            model, job.sampling, [examples[i].prompt for i in part], [schedules[i] for i in part], height=framing.height, width=framing.width,
-            seeds=[job.seed + i for i in part], variables=variables, images=images,
-        )  # fmt: skip
+        request = Request([examples[i].prompt for i in part], [schedules[i] for i in part], [job.seed + i for i in part], framing.height, framing.width, images=images)
+        videos = generate(model, job.sampling, request, variables=variables)
         for i, video in zip(part, videos, strict=True):
             write_video(paths[i], draw_hud(enlarge(video, factor), *schedules[i]), fps=job.recording.fps if job.recording else 16)
     return paths
@@ -177,6 +176,10 @@ def main(argv: list[str] | None = None) -> None:
         wrote[f"curves of {stage.folder}"] = job.out / stage.folder / "loss.png"
 
     wrote["model"] = model_folder.save_model(model, job.out / "model")
+    settings = {k: v for k, v in dataclasses.asdict(job.sampling).items() if k in model_folder.RELEASED}
+    settings |= {"height": job.framing.height, "width": job.framing.width, "fps": job.recording.fps if job.recording else 16.0}
+    settings |= {"negative": ""} if model.tokenizer == "byt5" else {}
+    (job.out / "model" / model_folder.SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
     if job.stages[-1].name != "vae":
         wrote["videos"] = ", ".join(map(str, show(job, model, clips)))
     print(f"done in {(time.time() - began) / 60:.1f} minutes; wrote")

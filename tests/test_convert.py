@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 import released_keys
+
 from converters import dit, image, text, vae
 from converters.folder import load_model, new_model, save_model
 from converters.lora import LORA

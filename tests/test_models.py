@@ -1,5 +1,7 @@
 """Released sizes without allocating them, composition, attention."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,3 +128,27 @@ def test_attention_memory_is_linear_in_tokens():
         return jax.jit(grad).lower(shape, shape, shape).compile().memory_analysis().temp_size_in_bytes
 
     assert temporaries(16384) < 3 * temporaries(8192)
+
+
+@pytest.mark.parametrize("name", ["triton", "splash"])
+@pytest.mark.parametrize(("l", "s"), [(128, 128), (200, 200), (130, 64), (70, 33)])
+def test_attention_kernels_equal_the_portable_one(name, l, s):
+    """The kernels in interpret mode: forward and backward."""
+    draw = lambda i, length: jax.random.normal(jax.random.key(i), (2, length, 2, 128))
+    q, k, v, g = draw(0, l), draw(1, s), draw(2, s), draw(3, l)
+    run = lambda attend: jax.vjp(lambda *a: attend(*a, 128**-0.5), q, k, v)
+    (ours, back), (theirs, back_theirs) = run(functools.partial(attention_module.BACKENDS[name], interpret=True)), run(attention_module.BACKENDS["xla"])
+    for a, b in zip((ours, *back(g)), (theirs, *back_theirs(g)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_backend_by_device():
+    table = {("cpu", "", "float32"): "xla", ("gpu", "9.0", "bfloat16"): "cudnn", ("gpu", "9.0", "float32"): "xla", ("gpu", "gfx942", "bfloat16"): "triton",
+             ("gpu", "gfx90a", "bfloat16"): "xla", ("tpu", "", "bfloat16"): "splash"}  # fmt: skip
+    assert {key: attention_module.preferred(*key) for key in table} == table
+
+
+def test_a_backend_that_fails_falls_back_with_the_reason(monkeypatch):
+    monkeypatch.setattr(attention_module, "preferred", lambda *_: "cudnn")
+    with pytest.warns(UserWarning, match="attention cudnn does not work here"):
+        assert attention_module.choose("auto", "bfloat16") == "xla"

@@ -1,32 +1,86 @@
-"""mp4 files: writing whole clips, reading exact frames."""
+"""Video files: writing clips as their frames come, reading exact frames."""
 
+import contextlib
 import fractions
 import os
 import pathlib
+import shutil
+from collections.abc import Callable, Iterator
 
 import av
 import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mwjax.errors import InputError
 
 
-def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf: int = 16) -> None:
-    """Write uint8 frames [f, h, w, 3] (even sizes) as H.264 that browsers play; the file appears whole or not at all."""
-    path = pathlib.Path(path)
+@contextlib.contextmanager
+def mp4_file(path: pathlib.Path, *, fps: float, crf: int = 16) -> Iterator[Callable[[np.ndarray], None]]:
+    """H.264 that browsers play. Gives add(uint8 frames [f, h, w, 3], even sizes); the file appears whole at the end or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         with av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
-            stream.height, stream.width = frames.shape[1:3]
             stream.pix_fmt = "yuv420p"
             stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "16"}  # one thread: the same bytes every time
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+
+            def add(frames: np.ndarray) -> None:
+                if not stream.codec_context.is_open:
+                    stream.height, stream.width = frames.shape[1:3]
+                for frame in frames:
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+
+            yield add
             container.mux(stream.encode())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def gif_file(path: pathlib.Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """As mp4_file, an endless gif (its frames last whole hundredths of a second)."""
+    pictures: list[Image.Image] = []
+    yield lambda frames: pictures.extend(Image.fromarray(frame) for frame in frames)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        pictures[0].save(part, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def png_folder(path: pathlib.Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """As mp4_file, a folder of frame_0000.png, frame_0001.png …"""
+    del fps
+    part, count = path.with_name(path.name + ".part"), 0
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+
+    def add(frames: np.ndarray) -> None:
+        nonlocal count
+        for frame in frames:
+            Image.fromarray(frame).save(part / f"frame_{count:04d}.png")
+            count += 1
+
+    try:
+        yield add
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+WRITERS = {".mp4": mp4_file, ".gif": gif_file, "": png_folder}  # by suffix
+
+
+def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf: int = 16) -> None:
+    """Write uint8 frames [f, h, w, 3] as mp4; see mp4_file."""
+    with mp4_file(pathlib.Path(path), fps=fps, crf=crf) as add:
+        add(frames)
 
 
 def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -65,8 +119,6 @@ def frame_count(path: str | pathlib.Path) -> int:
 
 def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:
     """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre. Raises InputError if unreadable."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     try:
         with Image.open(path) as picture:
             return np.asarray(ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS))

@@ -82,7 +82,7 @@ def plan(cfg: WorldConfig, sampling: Sampling) -> tuple[Program, Tables]:
         modes = np.full_like(modes, NONE)
     coefficients = sampling.teacache_polynomial or polynomial(cfg.backbone) or ()
     if sampling.teacache and not coefficients:
-        raise InputError(f"TeaCache has no published polynomial for a backbone of width {cfg.backbone.dim}; give one, highest power first (1 0 takes changes as they are)")
+        raise InputError(f"TeaCache has no published polynomial for a backbone of width {cfg.backbone.dim}; give one, such as --teacache-polynomial 1 0")
     program = Program(text, actions, tuple(np.unique(modes).tolist()), sampling.teacache > 0, sampling.teacache_start)
     number = lambda x: jnp.asarray(x, jnp.float32)
     solver = rows(SOLVERS[sampling.solver](sampling.steps, sampling.shift))
@@ -231,3 +231,43 @@ def decode_stream(vae: VAEConfig, params: dict, latents: Float[Array, "b t h w z
         yield np.asarray(waiting)
         waiting = following
     yield np.asarray(waiting)
+
+
+OVERLAP = 4  # of a tile's side: a quarter lies over its neighbour
+
+
+def tile_starts(length: int, tile: int) -> list[int]:
+    """Where tiles begin along an axis: all of size `tile`, overlapping by at least a quarter, the last flush with the end."""
+    if tile >= length:
+        return [0]
+    count = -(-(length - tile) // (tile - tile // OVERLAP)) + 1
+    return [round(i * (length - tile) / (count - 1)) for i in range(count)]
+
+
+def _ramp(start: int, size: int, length: int, overlap: int) -> np.ndarray:
+    """Weight of a tile along one axis: rising and falling over `overlap` where it has a neighbour."""
+    position = np.arange(size) + 0.5
+    rise = position / overlap if start else np.full(size, 1.0)
+    fall = (size - position) / overlap if start + size < length else np.full(size, 1.0)
+    return np.minimum(np.minimum(rise, fall), 1.0).astype(np.float32)
+
+
+def decode_tiles(vae: VAEConfig, params: dict, latents: Float[Array, "b t h w z"], tile: int) -> Iterator[UInt8[np.ndarray, "b f h8 w8 3"]]:
+    """As `decode_stream`, tile by tile of tile × tile latents, seams blended linearly: memory grows with the tile, not with the picture.
+
+    Not what whole frames give: attention and convolutions see a tile only.
+    """
+    _, t, h, w, _ = latents.shape
+    size = (min(tile, h), min(tile, w))
+    places = [(y, x) for y in tile_starts(h, tile) for x in tile_starts(w, tile)]
+    caches: list[dict] = [{} for _ in places]
+    for i in range(t):
+        total = weight = 0.0
+        for k, (y, x) in enumerate(places):
+            caches[k], frames = _decode_chunk(vae, params, caches[k], latents[:, i, y : y + size[0], x : x + size[1]])
+            rows, columns = (_ramp(8 * s, 8 * n, 8 * full, max(8 * n // OVERLAP, 1)) for s, n, full in zip((y, x), size, (h, w), strict=True))
+            mask = (rows[:, None] * columns)[None, None, :, :, None]
+            at = ((0, 0), (0, 0), (8 * y, 8 * (h - size[0] - y)), (8 * x, 8 * (w - size[1] - x)), (0, 0))
+            total = total + np.pad(np.asarray(frames) * mask, at)
+            weight = weight + np.pad(mask, at)
+        yield np.round(total / weight).astype(np.uint8)

@@ -3,8 +3,8 @@
     python -m mwjax.evaluation.camera --model runs/tiny_t2w_controlnet/model
 
 One thing is held for a whole clip; the image shift between neighbouring frames, by phase correlation, says how the camera
-turned, and the scale that best maps a frame to a later one how it walked. The same figure for the real game, driven by the same keys on unseen levels, is the ceiling; the same model without its
-action module is the floor.
+turned, and the scale that best maps a frame to a later one how it walked. The same figure for the real game, driven by the
+same keys on unseen levels, is the ceiling; the same model without its action module is the floor.
 """
 
 import argparse
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     from converters.folder import load_model
     from mwjax.data.captions import caption
     from mwjax.diffusion.sampler import Sampling
-    from mwjax.pipeline import generate, output_folder
+    from mwjax.pipeline import Request, generate, output_folder
     from mwjax.worlds.doom import Level
     from mwjax.worlds.levels import arenas
     from mwjax.worlds.world import Action
@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     results = {"real game": measure_game(list(levels), frames=args.frames, framing=(48, 80, 2), seed=args.seed)}
     for title, model in models.items():
         def run(prompts, actions, seeds, model=model):
-            return generate(model, sampling, prompts, actions, height=48, width=80, seeds=seeds)
+            return generate(model, sampling, Request(prompts, actions, seeds, 48, 80))
 
         results[title] = measure_model(run, prompts, frames=args.frames, seeds=seeds, title=title)
     pathlib.Path(args.out).write_text(json.dumps({"clips": args.clips, "results": results}, indent=1) + "\n")

@@ -1,10 +1,13 @@
-"""Attention as one function. Scores of a block of queries against a block of keys are all that ever exists at once."""
+"""Attention as one function with interchangeable backends. Scores of a block of queries against a block of keys are all that ever exists at once."""
 
 import functools
+import warnings
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from mwjax.errors import InputError
 from mwjax.types import Array, Bool, Float
 
 BLOCK = 1024
@@ -12,13 +15,12 @@ BLOCK = 1024
 
 def attention(
     q: Float[Array, "b l n k"], k: Float[Array, "b s n k"], v: Float[Array, "b s n k"], *, bias: Float[Array, "#b n l s"] | None = None,
-    mask: Bool[Array, "b s"] | None = None, scale: float | None = None,
+    mask: Bool[Array, "b s"] | None = None, scale: float | None = None, backend: str = "xla",
 ) -> Float[Array, "b l n k"]:  # fmt: skip
-    """softmax(q kᵀ · scale + bias) v with float32 sums; scale defaults to 1/√k.
+    """softmax(q kᵀ · scale + bias) v with float32 sums; scale defaults to 1/√k. backend: a name of BACKENDS; see `choose`.
 
-    Beyond BLOCK tokens the keys and queries go by in blocks (Rabe & Staats 2021, "Self-attention does not need O(n²)
-    memory"): memory is linear in tokens, forward and backward. `mask` marks the keys to attend to; `bias` and `mask`
-    are for the short sequences of text encoders only.
+    Beyond BLOCK tokens the keys and queries go by in blocks: memory is linear in tokens, forward and backward. `mask` marks
+    the keys to attend to; `bias` and `mask` are for the short sequences of text encoders only.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if bias is not None or mask is not None or max(q.shape[1], k.shape[1]) <= BLOCK:
@@ -29,10 +31,11 @@ def attention(
             scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         weights = jax.nn.softmax(scores, -1).astype(v.dtype)
         return jnp.einsum("bnls,bsnk->blnk", weights, v)
-    return _blockwise(q, k, v, scale)
+    return BACKENDS[backend](q, k, v, scale)
 
 
 def _blockwise(q, k, v, scale):
+    """Portable (Rabe & Staats 2021, "Self-attention does not need O(n²) memory")."""
     b, l, n, _ = q.shape
     q, _ = _blocks(q)
     k, valid = _blocks(k)
@@ -70,3 +73,94 @@ def _blocks(x):
     x = jnp.pad(x, ((0, 0), (0, count * size - l), (0, 0), (0, 0)))
     valid = (jnp.arange(count * size) < l).reshape(count, size)
     return x.reshape(b, count, size, n, k).transpose(1, 0, 2, 3, 4), valid
+
+
+def _cudnn(q, k, v, scale):
+    """NVIDIA's fused kernel; half precision only."""
+    return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
+
+
+def _padded(x, size):
+    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % size), (0, 0), (0, 0)))
+
+
+def _triton(q, k, v, scale, *, block: int = 64, interpret: bool = False):
+    """JAX's own Pallas kernel for NVIDIA and AMD, in blocks small enough for both. Keys that are no multiple of a block, and
+    not as many as the queries (for which the kernel has no mask), take the portable way: they are few (image tokens)."""
+    l, s = q.shape[1], k.shape[1]
+    if s % block and s != l:
+        return _blockwise(q, k, v, scale)
+    segments = None
+    if s % block:  # the padding is a segment of its own
+        segments = jnp.broadcast_to((jnp.arange(l + -l % block) < l).astype(jnp.int32), (q.shape[0], l + -l % block))
+    if l != s:  # the kernel's own gradient wants as many keys as queries
+        return _with_portable_gradient(functools.partial(_triton_forward, scale=scale, block=block, interpret=interpret), scale)(q, k, v)
+    return _triton_forward(q, k, v, segments, scale=scale, block=block, interpret=interpret)
+
+
+def _triton_forward(q, k, v, segments=None, *, scale, block, interpret):
+    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+    l = q.shape[1]
+    sizes = BlockSizes(**dict.fromkeys(("block_q", "block_k", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block))
+    q, k, v = (_padded(a, block) for a in (q, k, v))
+    return mha(q, k, v, segments, sm_scale=scale, block_sizes=sizes, num_stages=1, interpret=interpret)[:, :l]
+
+
+def _with_portable_gradient(forward: Callable, scale: float) -> Callable:
+    attend = jax.custom_vjp(lambda q, k, v: forward(q, k, v))
+    attend.defvjp(lambda *qkv: (forward(*qkv), qkv), lambda qkv, g: jax.vjp(lambda *a: _blockwise(*a, scale), *qkv)[1](g))
+    return attend
+
+
+def _splash(q, k, v, scale, *, interpret: bool = False):
+    """JAX's own Pallas kernel for TPUs."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import FullMask, MultiHeadMask, SegmentIds, make_splash_mha
+
+    l, s, n = q.shape[1], k.shape[1], q.shape[2]
+    q, k, v = (_padded(a, 128).transpose(0, 2, 1, 3) for a in (q * scale, k, v))
+    shape = (q.shape[2], k.shape[2])
+    kernel = make_splash_mha(mask=MultiHeadMask([FullMask(shape)] * n), head_shards=1, q_seq_shards=1, interpret=interpret)
+    segments = SegmentIds(*((jnp.arange(size) >= real).astype(jnp.int32) for size, real in zip(shape, (l, s), strict=True)))
+    out = jax.vmap(lambda q, k, v: kernel(q, k, v, segment_ids=segments))(q, k, v)
+    return out.transpose(0, 2, 1, 3)[:, :l]
+
+
+BACKENDS: dict[str, Callable] = {"xla": _blockwise, "cudnn": _cudnn, "triton": _triton, "splash": _splash}
+
+
+def preferred(platform: str, capability: str, dtype: str) -> str:
+    """The backend that should be fastest on a device. capability: "9.0" of an NVIDIA GPU, "gfx942" of an AMD one (MI250 has no fast kernel)."""
+    if platform == "tpu":
+        return "splash"
+    if platform in ("gpu", "cuda", "rocm") and dtype != "float32":
+        return ("xla" if capability.startswith("gfx90") else "triton") if capability.startswith("gfx") else "cudnn"
+    return "xla"
+
+
+def choose(name: str, dtype: str) -> str:
+    """The backend of that name or, for "auto", the preferred one of this machine, after trying it on a small example, forward and backward.
+
+    An automatic choice that fails falls back to "xla" with a warning that names the reason; a chosen one raises InputError.
+    """
+    device = jax.devices()[0]
+    wanted = preferred(device.platform, str(getattr(device, "compute_capability", "")), dtype) if name == "auto" else name
+    if wanted == "xla" or (reason := trial(BACKENDS[wanted], dtype)) is None:
+        return wanted
+    if name != "auto":
+        raise InputError(f"attention {name} does not work here ({reason}); use auto or xla")
+    warnings.warn(f"attention {wanted} does not work here ({reason}); using xla, which is slower", stacklevel=2)
+    return "xla"
+
+
+def trial(backend: Callable, dtype: str) -> str | None:
+    """Why a backend cannot be used, None if it agrees with plain attention, forward and backward."""
+    q, k, v, g = (jax.random.normal(jax.random.key(i), (1, 300, 2, 128), dtype) for i in range(4))
+    run = lambda attend: jax.jit(lambda *qkv: jax.vjp(lambda *a: attend(*a, 128**-0.5), *qkv))(q, k, v)
+    try:
+        (ours, back), (theirs, back_theirs) = run(backend), run(_blockwise)
+        pairs = zip((ours, *back(g)), (theirs, *back_theirs(g)), strict=True)
+        worst = max(float(jnp.linalg.norm((a - b).astype(jnp.float32)) / jnp.linalg.norm(b.astype(jnp.float32))) for a, b in pairs)
+    except Exception as error:  # a kernel that does not compile raises whatever its compiler raises
+        return f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+    return None if worst < 0.03 else f"its results are {worst:.0%} off"

@@ -35,6 +35,7 @@ class DiTConfig:
     image_dim: int = 0  # width of image tokens; 0: no image conditioning
     patch: int = 2
     eps: float = 1e-6
+    attention: str = "xla"  # backend; see models/attention.py
     remat: bool = False  # recompute each block in the backward pass
 
 
@@ -73,7 +74,7 @@ class SelfAttention(nn.Module):
         k = RMSNorm(cfg.eps, name="norm_k")(Dense(cfg.dim, name="k")(x))
         v = Dense(cfg.dim, name="v")(x)
         q, k, v = (rearrange(a, "b l (n k) -> b l n k", n=cfg.num_heads) for a in (q, k, v))
-        y = attention(apply_rope(q, table), apply_rope(k, table), v)
+        y = attention(apply_rope(q, table), apply_rope(k, table), v, backend=cfg.attention)
         return Dense(cfg.dim, name="o")(rearrange(y, "b l n k -> b l (n k)"))
 
 
@@ -97,9 +98,10 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: Float[Array, "b l d"], kv: ContextKV) -> Float[Array, "b l d"]:
         q = rearrange(self.norm_q(self.q(x)), "b l (n k) -> b l n k", n=self.config.num_heads)
-        y = attention(q, kv.k, kv.v)
+        backend = self.config.attention
+        y = attention(q, kv.k, kv.v, backend=backend)
         if kv.k_img is not None:
-            y = y + attention(q, kv.k_img, kv.v_img)
+            y = y + attention(q, kv.k_img, kv.v_img, backend=backend)
         return self.o(rearrange(y, "b l n k -> b l (n k)"))
 
 
@@ -195,7 +197,7 @@ class Backbone(nn.Module):
         to the tokens in their place if not); the intermediate `change` is what was added, to be given to the next step.
         """
         cfg = self.config
-        b, t, h, w, _ = latents.shape
+        _, t, h, w, _ = latents.shape
         if h % cfg.patch or w % cfg.patch:
             raise ValueError(f"latents of {h}x{w} do not divide into patches of {cfg.patch}; frames must be multiples of {8 * cfg.patch}")
         dtype = latents.dtype

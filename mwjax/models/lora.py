@@ -29,14 +29,17 @@ def init(backbone: dict, rank: int, alpha: float, rng: jax.Array) -> dict:
     return unflatten_dict(out)
 
 
+def merged(kernel, down, up, alpha, scale: float):
+    """One (stack of) kernel with `scale` times its adapter folded in."""
+    return kernel + (scale * jnp.asarray(alpha, jnp.float32) / down.shape[-1])[..., None, None] * (down @ up)
+
+
 def merge(backbone: dict, adapters: dict, scale: float) -> dict:
     """The backbone with `scale` times the adapters folded into its kernels (scale 0 leaves it as it is)."""
     flat, low = flatten_dict(backbone), flatten_dict(adapters)
     for path in {p[:-1] for p in low}:
-        down, up, alpha = (low[*path, name] for name in ("down", "up", "alpha"))
-        factor = scale * jnp.asarray(alpha, jnp.float32) / down.shape[-1]
         kernel = flat[*path, "kernel"]
-        flat[*path, "kernel"] = (kernel + factor[..., None, None] * (down @ up)).astype(kernel.dtype)
+        flat[*path, "kernel"] = merged(kernel, *(low[*path, name] for name in ("down", "up", "alpha")), scale).astype(kernel.dtype)
     return unflatten_dict(flat)
 
 

@@ -285,7 +285,7 @@ def test_diffusers_runs_our_export_as_a_pipeline(tmp_path):
     from converters.folder import load_model
     from mwjax.data.schedules import hold
     from mwjax.diffusion.sampler import Sampling
-    from mwjax.pipeline import embed, generate
+    from mwjax.pipeline import Request, embed, generate
 
     models = {
         "transformer": WanTransformer3DModel(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=24, in_channels=16, out_channels=16,
@@ -307,4 +307,4 @@ def test_diffusers_runs_our_export_as_a_pipeline(tmp_path):
     (ours,) = embed(model := load_model(tmp_path / "ours"), ["a cave of blocks"])
     np.testing.assert_allclose(ours, theirs[: len(ours)], rtol=1e-4, atol=1e-5)
     assert not theirs[len(ours) :].any()
-    assert generate(model, Sampling(2), ["a cave of blocks"], [hold(5)], height=32, width=32, seeds=[0]).shape == (1, 5, 32, 32, 3)
+    assert generate(model, Sampling(2), Request(["a cave of blocks"], [hold(5)], [0], 32, 32)).shape == (1, 5, 32, 32, 3)
