@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import resource
+import re
 import statistics
 import tempfile
 import time
@@ -153,7 +153,8 @@ def worker(side: str, part: str, folder: pathlib.Path, pipe) -> None:
         began = time.perf_counter()
         result = run()
         pipe.send((time.perf_counter() - began, result))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = pathlib.Path("/proc/self/status").read_text()
+    pipe.send(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024)  # getrusage would count the parent's
 
 
 def measure(part: str, folder: pathlib.Path, repeats: int) -> dict:
