@@ -198,6 +198,9 @@ def command(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "mwjax.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
+WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", "0", "--join-timeout", "3"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -216,7 +219,7 @@ def command(*arguments, **options) -> subprocess.CompletedProcess:
         (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
         (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
         (["--config", "tests/small_config.py", "--processes", "2"], "missing: coordinator, process"),
-        (["--config", "tests/small_config.py", *["--coordinator", "localhost:45999", "--processes", "2", "--process", "0", "--join-timeout", "3"]], "waited 3 s for the others"),
+        (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
     ],
 )
 def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path):

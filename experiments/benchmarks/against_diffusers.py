@@ -97,7 +97,7 @@ def ours(part: str, folder: pathlib.Path):
 
     functions = {
         "dit": dit, "vae_encode": encode, "vae_decode": lambda params, latents: decode(cfg["vae"], params["vae"], latents),
-        "umt5": lambda params, ids: TextEncoder(cfg["text_encoder"]).apply({"params": params["text_encoder"]}, ids, np.ones_like(ids)),
+        "umt5": lambda params, ids: TextEncoder(cfg["text_encoder"]).apply({"params": params["text_encoder"]}, ids, np.ones(ids.shape, np.int32)),
     }  # fmt: skip
     if part != "sampling":
         jitted = jax.jit(functions[part])
