@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from converters import folder as model_folder
+from mwjax.compilation import keep_compiled
 from mwjax.config import OPTIONAL, build, load_config
 from mwjax.data.clips import Clip, load_clip, read_table
 from mwjax.data.hud import draw_hud, enlarge
@@ -27,12 +28,12 @@ from mwjax.data.video import write_video
 from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.models import lora, world_model
-from mwjax.models.attention import BACKENDS, choose
+from mwjax.models.attention import BACKENDS, choose, preferred
 from mwjax.models.controlnet import EVERY
 from mwjax.models.dit import REMAT
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import CONTROLS, WorldConfig
-from mwjax.parallel.devices import report_devices
+from mwjax.parallel.devices import planning_devices, report_devices
 from mwjax.parallel.mesh import MeshShape, barrier, batch_parts, fetch, make_mesh, place, start_processes
 from mwjax.parallel.sharding import parameter_sharding
 from mwjax.pipeline import Request, embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents, without_encoders
@@ -225,16 +226,17 @@ def world_of(job: Job) -> WorldConfig:
     return model_folder.preflight(job.model).networks["transformer"].config
 
 
-def plan_job(job: Job, devices: int) -> list[Plan]:
-    """Compile every stage for so many devices, made up on the CPU, and print what each will take."""
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
-    mesh, world, framing = make_mesh(job.mesh), world_of(job), job.framing
+def plan_job(job: Job, where: str) -> list[Plan]:
+    """Compile every stage for devices that are not here (see `planning_devices`) and print what each will take."""
+    devices, kind = planning_devices(where)
+    mesh, world, framing = make_mesh(job.mesh, devices), world_of(job), job.framing
     check_mesh(job, mesh, world)
+    attention = preferred(kind, "", job.memory.compute)
     latents = (framing.frames // 4 + 1, framing.height // 8, framing.width // 8, world.backbone.out_dim)
     shape, plans = jax.ShapeDtypeStruct, []
-    print(f"{job.model} at {framing.frames}×{framing.height}×{framing.width} on {devices} devices: {', '.join(f'{n} {s}' for n, s in mesh.shape.items())}; "
-          f"compiled for the CPU, whose half-precision products take float32 work space")  # fmt: skip
+    note = "; a CPU works on half precision in float32 copies, which an accelerator does not need" if kind == "cpu" else ""
+    shown = ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    print(f"{job.model} at {framing.frames}×{framing.height}×{framing.width} on {where} ({shown}), attention {attention}{note}")
     columns = ("stage", "frozen", "trained", "moments", "temporaries", "memory a device", "communication a device and step", "arithmetic a step")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for stage in job.stages:
@@ -251,10 +253,11 @@ def plan_job(job: Job, devices: int) -> list[Plan]:
             rank = next((s.rank for s in job.stages if s.name == "lora"), 1)
             return {"params": params} | ({"lora": {"backbone": lora.init(params["backbone"], rank, 1.0, jax.random.key(0))}} if adapters else {})
 
-        plan = plan_stage(stage, jax.eval_shape(variables), *flow_objectives(job, stage, control, "xla"), batch, mesh, job.memory.frozen)
+        plan = plan_stage(stage, jax.eval_shape(variables), *flow_objectives(job, stage, control, attention), batch, mesh, job.memory.frozen)
         plans.append(plan)
         sizes = [f"{size / 1e9:.2f} GB" for size in (plan.frozen, plan.trained, plan.moments, plan.temporary, plan.memory)]
-        moved = ", ".join(f"{kind} {size / 1e9:.2f} GB" for kind, size in sorted(plan.collectives.items()) if size > 5e6) or "none"
+        moved = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in sorted(plan.collectives.items()) if size > 5e6) or "none"
+        moved = "not counted" if kind == "tpu" else moved
         print(f"| {stage.name} | {' | '.join(sizes)} | {moved} | {plan.flops / 1e15:.3g} PFLOP |", flush=True)
     return plans
 
@@ -263,8 +266,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mwjax.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="config file, such as configs/tiny_t2w_controlnet.py or configs/tiny_t2w_controlnet.py:long; "
                                                         "any value in it is set with --config.NAME=VALUE")  # fmt: skip
-    parser.add_argument("--plan", type=int, default=0, metavar="DEVICES",
-                        help="compile every stage for so many devices, print memory, communication and arithmetic, and stop")  # fmt: skip
+    parser.add_argument("--plan", default="", metavar="DEVICES", help="compile every stage for devices that are not here, print memory, communication and arithmetic, "
+                        'and stop: a number, or a TPU topology such as v5p:2x2x2 (needs the extra "tpu")')  # fmt: skip
     parser.add_argument("--profile", type=int, default=0, metavar="STEP", help="trace three steps of every stage from this one on (open with TensorBoard or Perfetto)")
     parser.add_argument("--wandb", default="", metavar="PROJECT", help='log to Weights & Biases as well (needs the extra "wandb")')
     parser.add_argument("--attention", default="auto", choices=["auto", *BACKENDS], help="attention kernel (default: by device)")
@@ -281,7 +284,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parser().parse_known_args(argv)
     config = load_config(args.config, overrides)
-    job = check(config, planning=args.plan > 0)
+    job = check(config, planning=bool(args.plan))
     if args.plan:
         plan_job(job, args.plan)
         return
@@ -290,6 +293,7 @@ def main(argv: list[str] | None = None) -> None:
     report_devices(args.device)
     mesh, local = make_mesh(job.mesh), make_mesh(MeshShape(), jax.local_devices())
     check_mesh(job, mesh, world_of(job))
+    keep_compiled()
     attention = choose(args.attention, job.memory.compute)
     first = jax.process_index() == 0
     say = functools.partial(print, flush=True) if first else lambda *_, **__: None
@@ -297,7 +301,8 @@ def main(argv: list[str] | None = None) -> None:
     output_folder(job.out)
     wrote = {}
     count = len(job.stages)
-    say(f"{args.config} → {job.out}: " + ", ".join(f"stage {i + 1} of {count} {s.folder} ({s.steps} steps)" for i, s in enumerate(job.stages)))
+    stages = ", ".join(f"stage {i + 1} of {count} {s.folder} ({s.steps} steps)" for i, s in enumerate(job.stages))
+    say(f"{args.config} → {job.out}: {stages}; attention: {attention}")
 
     dataset = pathlib.Path(job.dataset) if job.dataset else job.out / "dataset"
     if job.recording and first:

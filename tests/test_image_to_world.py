@@ -39,7 +39,7 @@ def get_config():
     return ml_collections.ConfigDict(dict(
         out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, control=dict(kind={control!r}, action_dim=16), dataset={str(dataset)!r}, record=None,
         framing=dict(frames=5, height=32, width=32, shrink=1),
-        stages=[dict(name="lora", steps=2, batch=2, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=2, lr=1e-2, motion=0.2)],
+        stages=[dict(name="lora", steps=2, batch=8, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=8, lr=1e-2, motion=0.2)],
         sampling=dict(steps=2), lora_scale=1.0,
     ))
 """)
