@@ -24,7 +24,7 @@ from mwjax.parallel.devices import report_devices
 from mwjax.parallel.mesh import MeshShape, make_mesh
 from mwjax.parallel.sharding import parameter_sharding, shardings
 from mwjax.training.flops import count
-from mwjax.training.loop import TRAINABLE, Stage, to_devices, train
+from mwjax.training.loop import TRAINABLE, Stage, to_devices, train, training_flops
 from mwjax.training.objectives import flow_objective
 from mwjax.training.plan import collectives, plan_stage
 from mwjax.training.state import make_step, new_state, partition, state_shardings
@@ -254,6 +254,16 @@ def test_arithmetic_is_counted():
     loop = lambda x, w: jax.lax.scan(lambda c, _: (jnp.tanh(c @ w), None), x, None, length=5)[0]
     assert count(loop, x, w) == 5 * 2 * 4 * 8 * 8
     assert count(jax.grad(lambda w, x: loop(x, w).sum()), w, x) == 3 * 5 * 2 * 4 * 8 * 8
+
+
+def test_arithmetic_does_not_depend_on_the_mesh():
+    cfg, stage = WORLDS["adaln"], TRAINABLE["action"]
+    trainable, frozen = partition(variables(cfg), stage)
+    counts = []
+    for mesh in (one_device(), make_mesh(MeshShape(1, 2, 4, 1))):
+        with jax.set_mesh(mesh):
+            counts.append(training_flops(flow_objective(cfg, motion=0.2), trainable, frozen, batch(cfg)))
+    assert 1 <= counts[1] / counts[0] < 1.2  # a fourth head, of zeros, makes four
 
 
 def test_collectives_are_counted_as_often_as_they_run():

@@ -26,11 +26,14 @@ def _count(jaxpr: core.Jaxpr) -> int:
         elif equation.primitive.name == "conv_general_dilated":
             kernel, numbers = equation.invars[1].aval.shape, equation.params["dimension_numbers"]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-        inner = [_count(j) for j in core.jaxprs_in_params(equation.params)]
-        if equation.primitive.name == "cond":
-            total += max(inner)
-        else:
-            total += sum(inner) * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+        name, bodies = equation.primitive.name, list(core.jaxprs_in_params(equation.params))
+        inner = [_count(body) for body in bodies]
+        times = 1
+        if name == "scan":
+            times = equation.params["length"]
+        elif name == "shard_map":  # its body works on one device's part
+            times = max((whole.aval.size // part.aval.size for whole, part in zip(equation.outvars, bodies[0].outvars, strict=True)), default=1)
+        total += max(inner) if name == "cond" else times * sum(inner)
     return total
 
 
