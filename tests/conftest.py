@@ -17,3 +17,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from jaxtyping import install_import_hook
 
 install_import_hook(["mwjax", "converters"], "typecheck.check")  # shapes and types of every signature are checked while testing
+
+
+def pytest_collection_modifyitems(items):
+    """The longest first, so that the workers end together."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

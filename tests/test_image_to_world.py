@@ -39,15 +39,19 @@ def get_config():
     return ml_collections.ConfigDict(dict(
         out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, control=dict(kind={control!r}, action_dim=16), dataset={str(dataset)!r}, record=None,
         framing=dict(frames=5, height=32, width=32, shrink=1),
-        stages=[dict(name="lora", steps=2, batch=8, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=8, lr=1e-2, motion=0.2)],
+        stages=[dict(name="lora", steps=2, batch=2, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=2, lr=1e-2, motion=0.2)],
         sampling=dict(steps=2), lora_scale=1.0,
     ))
 """)
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["adaln", "controlnet"])
-def test_dataset_to_video(tmp_path, base, control, capsys):
+def test_dataset_to_video(tmp_path, base, control, capsys, monkeypatch):
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
+    monkeypatch.setattr(jax, "local_devices", lambda *_: one)
     dataset = make_dataset(tmp_path / "data", scenes=2)
     train.main(["--config", str(config_file(tmp_path / "config.py", base=base, dataset=dataset, control=control))])
     model = load_model(tmp_path / "run/model")

@@ -89,7 +89,7 @@ def test_standardised_latents_are_the_same_autoencoder():
     model, rng = VAE(cfg), np.random.default_rng(0)
     params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
     video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
-    run = lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0]
+    run = jax.jit(lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=2)
     mean, logvar = run(params, video, "encode")
     rows = np.asarray(mean).reshape(-1, cfg.z_dim)
     new = standardised(params, rows.mean(0), rows.std(0))
@@ -248,6 +248,7 @@ def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
     began = time.time()
     run_until_done(tmp_path / "whole", kills=[])
