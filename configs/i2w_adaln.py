@@ -24,4 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     ]
     config.sampling = {"steps": 30, "shift": 3.0, "guidance": 6.0}
     config.lora_scale = 1.0
+    config.mesh = {"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1}
+    config.memory = {"frozen": "bfloat16", "compute": "bfloat16", "remat": "blocks"}
     return config

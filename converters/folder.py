@@ -9,10 +9,11 @@
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,7 @@ from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.variants import Variant
 from mwjax.models.world_model import WorldConfig
+from mwjax.parallel.sharding import shardings
 
 TRANSFORMER = pathlib.Path("transformer/diffusion_pytorch_model.safetensors")
 VAE_FILE = pathlib.Path("vae/Wan2.1_VAE.safetensors")
@@ -101,18 +103,22 @@ def fingerprint(folder: Folder) -> dict[str, str]:
     return {name: known.get(name) or sha256(path) for path in files for name in [str(path.relative_to(folder.path))]}
 
 
-def load_model(name: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32, loras: Sequence[tuple[pathlib.Path, float]] | None = None) -> Model:
+def load_model(
+    name: str | pathlib.Path, *, dtype: jax.typing.DTypeLike = jnp.float32, loras: Sequence[tuple[pathlib.Path, float]] | None = None, place: Callable | None = None
+) -> Model:
     """Load a folder of weights in any known layout, or a shipped model by name.
 
     dtype: of transformer, text and image encoder; the VAE is always float32. loras: (file, scale) to fold into the weights, leaf
-    by leaf and in float32; None keeps the folder's own as adapters. Raises InputError for what is missing, damaged or of another model.
+    by leaf and in float32; None keeps the folder's own as adapters. place(kind, path, array): puts a leaf of the network `kind`
+    on its devices, one at a time (default: jnp.asarray). Raises InputError for what is missing, damaged or of another model.
     """
     folder = preflight(name)
     adapters = [(_adapters(path, folder), scale) for path, scale in loras or ()]
     parts = {}
     for kind, network in folder.networks.items():
         kept = jnp.float32 if kind == "vae" else dtype
-        tree = {path: jnp.asarray(_merged(path, array, adapters if kind == "transformer" else ()), kept)
+        put = functools.partial(place, kind) if place else lambda path, array: jnp.asarray(array)
+        tree = {path: put(path, np.asarray(_merged(path, array, adapters if kind == "transformer" else ())).astype(jnp.dtype(kept)))
                 for path, array in leaves(network.rows, network.tensors, network.shapes)}  # fmt: skip
         parts[kind] = (network.config, unflatten_dict(tree, sep="/"))
     tokenizer = folder.networks["text_encoder"].extra.get("tokenizer") or str(folder.tokenizer)
@@ -144,14 +150,16 @@ def new_model(variant: Variant, *, seed: int) -> Model:
     return Model(world, jax.jit(lambda key: world_model.init(world, key))(keys[0]), variant.vae, vae_params, variant.text, text_params, variant.tokenizer)
 
 
-def add_control(model: Model, control: str, *, action_dim: int, seed: int) -> Model:
-    """The model with an action module. A fresh one starts as copies of the base's blocks whose projections are zero."""
+def add_control(model: Model, control: str, *, action_dim: int, seed: int, mesh: jax.sharding.Mesh | None = None) -> Model:
+    """The model with an action module. A fresh one starts as copies of the base's blocks whose projections are zero. mesh: where it is made."""
     if model.world.control == control:
         return model
     if model.world.control != "none":
         raise InputError(f"the model has control {model.world.control}, the config asks for {control}")
     world = dataclasses.replace(model.world, control=control, action_dim=action_dim)
-    fresh = jax.jit(lambda key: world_model.init(world, key))(jax.random.key(seed))
+    module = lambda key: {name: tree for name, tree in world_model.init(world, key).items() if name != "backbone"}
+    layout = mesh and shardings(jax.eval_shape(module, jax.random.key(seed)), mesh)
+    fresh = jax.jit(module, out_shardings=layout)(jax.random.key(seed))
     params = world_model.copy_base_into_control(fresh | {"backbone": model.world_params["backbone"]})
     return dataclasses.replace(model, world=world, world_params=params)
 

@@ -13,6 +13,8 @@ import ml_collections
 
 from mwjax.errors import InputError
 
+OPTIONAL = ("mesh", "memory")  # sections that a config may leave out
+
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """The config of `path.py` or `path.py:variant`, with overrides such as `--config.seed=1`. Raises InputError for anything unknown."""
@@ -29,6 +31,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
         config = module.get_config(variant) if takes_variant else module.get_config()
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
+    for section in OPTIONAL:
+        if section not in config:
+            config[section] = {}
     for override in overrides:
         _override(config, override)
     return config
@@ -42,11 +47,14 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
     *parents, last = name.split(".")
     for part in parents:
         node = _child(node, part, name)
-    old = _child(node, last, name)
     try:
         new = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         new = value
+    if parents and isinstance(node, ml_collections.ConfigDict | dict) and last not in node:  # an option left at its default; `build` knows them all
+        node[last] = new
+        return
+    old = _child(node, last, name)
     if isinstance(old, float) and isinstance(new, int):
         new = float(new)
     if old is not None and type(new) is not type(old) and not (isinstance(old, tuple | list) and isinstance(new, tuple | list)):
@@ -80,4 +88,7 @@ def build(cls: type, values: Mapping[str, Any] | ml_collections.ConfigDict, wher
     for key in required:
         if key not in values:
             raise InputError(f"config key {where}.{key} is missing")
+    for key, value in values.items():
+        if (wanted := fields[key].type) in (bool, int, float, str) and not isinstance(value, int | float if wanted is float else wanted):
+            raise InputError(f"config value {where}.{key} is {wanted.__name__}, not {value!r}")
     return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})

@@ -9,6 +9,10 @@ class InputError(ValueError):
     """A wrong input. The message names the input, what is wrong with it and what would be right."""
 
 
+class Preempted(Exception):
+    """The run was told to stop (SIGTERM) and has saved what it did: commands say so and exit with code 0."""
+
+
 OUT_OF_MEMORY = "use fewer frames, a smaller picture, --dtype bfloat16 or --tile 256 to sample; a smaller batch or more devices to train"
 
 
@@ -29,6 +33,9 @@ def command(main):
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
                 raise
             message, code = f"error: out of memory ({str(error).splitlines()[0][:200] if str(error) else 'on the host'}); {OUT_OF_MEMORY}", 2
+        except Preempted as stop:
+            print(stop, flush=True)
+            return None
         except KeyboardInterrupt:
             message, code = "interrupted; run the same command again to continue", 130
         print(message, file=sys.stderr, flush=True)

@@ -20,16 +20,17 @@ from mwjax.models.image import ImageConfig, ImageEncoder, preprocess
 from mwjax.models.text import TextConfig, TextEncoder
 from mwjax.models.vae import VAE, VAEConfig, standardised
 from mwjax.models.world_model import WorldConfig
+from mwjax.parallel.sharding import constrain
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_text(cfg: TextConfig, params, ids, mask):
-    return TextEncoder(cfg).apply({"params": params}, ids, mask)
+    return TextEncoder(cfg).apply({"params": params}, constrain(ids, "batch", None), mask)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode_video(cfg: VAEConfig, params, pixels):
-    return VAE(cfg).apply({"params": params}, pixels, method="encode", mutable=["cache"])[0]
+    return VAE(cfg).apply({"params": params}, constrain(pixels, "batch", *[None] * 4), method="encode", mutable=["cache"])[0]
 
 
 def embed(model: Model, prompts: list[str]) -> list[np.ndarray]:
@@ -51,6 +52,7 @@ def encode_pixels(model: Model, pixels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def _encode_image(cfg: ImageConfig, vae: VAEConfig, params, vae_params, frames: int, pixels):
+    pixels = constrain(pixels, "batch", *[None] * 3)
     tokens = ImageEncoder(cfg).apply({"params": params}, preprocess(pixels, cfg.image_size))
     return tokens, image_condition(vae, vae_params, pixels, frames=frames)
 
@@ -69,6 +71,12 @@ def standardise_latents(model: Model, batches: Iterator[dict], count: int = 32) 
         rows.append(mean.reshape(-1, mean.shape[-1]))
     rows = np.concatenate(rows)
     return dataclasses.replace(model, vae_params=standardised(model.vae_params, rows.mean(0), rows.std(0)))
+
+
+def without_encoders(model: Model) -> Model:
+    """The model with the weights of its encoders in host memory: the transformer's training has the devices for itself."""
+    host = jax.device_get
+    return dataclasses.replace(model, vae_params=host(model.vae_params), text_params=host(model.text_params), image_params=host(model.image_params))
 
 
 def encoders_identity(model: Model) -> str:

@@ -22,4 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     ]
     config.sampling = {"steps": 2, "shift": 3.0, "guidance": 3.0}
     config.lora_scale = 1.0
+    config.mesh = {"data": 1, "fsdp": -1, "sequence": 1, "tensor": 1}
+    config.memory = {"frozen": "float32", "compute": "float32", "remat": "none"}
     return config

@@ -46,8 +46,12 @@ def get_config():
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("control", ["adaln", "controlnet"])
-def test_dataset_to_video(tmp_path, base, control, capsys):
+def test_dataset_to_video(tmp_path, base, control, capsys, monkeypatch):
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
+    monkeypatch.setattr(jax, "local_devices", lambda *_: one)
     dataset = make_dataset(tmp_path / "data", scenes=2)
     train.main(["--config", str(config_file(tmp_path / "config.py", base=base, dataset=dataset, control=control))])
     model = load_model(tmp_path / "run/model")

@@ -1,5 +1,7 @@
 """Stages train what they should and nothing else; configs are checked; a killed run loses nothing."""
 
+import collections.abc
+import dataclasses
 import os
 import pathlib
 import random
@@ -24,7 +26,7 @@ from mwjax.models.world_model import WorldConfig
 from mwjax.training.checkpoint import Checkpoints
 from mwjax.training.loop import TRAINABLE, Stage, train
 from mwjax.training.metrics import Metrics
-from mwjax.training.objectives import flow_objective, stratified_indices, vae_objective
+from mwjax.training.objectives import Objective, flow_objective, stratified_indices, vae_objective
 from mwjax.training.optim import adamw
 from mwjax.training.state import combine, make_step, new_state, partition
 
@@ -87,7 +89,7 @@ def test_standardised_latents_are_the_same_autoencoder():
     model, rng = VAE(cfg), np.random.default_rng(0)
     params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
     video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
-    run = lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0]
+    run = jax.jit(lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=2)
     mean, logvar = run(params, video, "encode")
     rows = np.asarray(mean).reshape(-1, cfg.z_dim)
     new = standardised(params, rows.mean(0), rows.std(0))
@@ -153,25 +155,50 @@ def test_metrics_survive_a_restart(tmp_path):
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 4
 
 
+class Nothing(collections.abc.Iterator):
+    def __next__(self):
+        return {"x": np.full((1,), np.nan, np.float32)}
+
+    def get_state(self):
+        return {}
+
+
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
-    class Batches:
-        def __iter__(self):
-            return self
-
-        def __next__(self):
-            return {"x": np.float32(np.nan)}
-
-        def get_state(self):
-            return {}
-
-    stage = Stage("base", steps=3, batch=1, lr=1.0, log_every=1)
+    stage = Stage("base", steps=9, batch=1, lr=1.0, log_every=1, max_skipped=3)
     tree = {"params": {"backbone": {"w": jnp.ones(())}}}
-    with pytest.raises(InputError, match="loss of stage base is nan at step 1"):
-        train(stage, tree, lambda v, b, r: (v["params"]["backbone"]["w"] * b["x"], {}), Batches(), folder=tmp_path, seed=0)
+    objective = Objective(lambda batch, rng: batch, lambda v, b: (v["params"]["backbone"]["w"] * b["x"].sum(), {}))
+    with pytest.raises(InputError, match="loss of stage base is nan at step 3, after 3 steps left out in a row"):
+        train(stage, tree, objective, Nothing(), folder=tmp_path, seed=0)
+
+
+def test_a_stage_starts_from_another_run(tmp_path):
+    """Its trainable parameters alone; zero steps take them as they are."""
+    state = new_state({"params/backbone/w": jnp.arange(3.0)}, OPTIMIZER)
+    checkpoints = Checkpoints(tmp_path / "other/checkpoints", every=1)
+    checkpoints.save(7, state, {"next": 7})
+    checkpoints.close()
+    tree = {"params": {"backbone": {"w": jnp.zeros(3)}, "rest": jnp.ones(2)}}
+    objective = Objective(lambda batch, rng: batch, lambda v, b: (v["params"]["backbone"]["w"].sum(), {}))
+    stage = Stage("base", steps=0, batch=1, lr=1.0, start=str(tmp_path / "other/checkpoints"))
+    out = train(stage, tree, objective, Nothing(), folder=tmp_path / "new", seed=0)
+    np.testing.assert_array_equal(out["params"]["backbone"]["w"], [0, 1, 2])
+    np.testing.assert_array_equal(out["params"]["rest"], [1, 1])
+    with pytest.raises(InputError, match="another model"):
+        train(stage, {"params": {"backbone": {"w": jnp.zeros(4)}}}, objective, Nothing(), folder=tmp_path / "newer", seed=0)
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        train(dataclasses.replace(stage, start=str(tmp_path)), tree, objective, Nothing(), folder=tmp_path / "newest", seed=0)
+
+
+def one_device() -> dict[str, str]:
+    """The environment of a user with one device."""
+    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
 
 
 def command(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "mwjax.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", "0", "--join-timeout", "3"]
 
 
 @pytest.mark.parametrize(
@@ -185,10 +212,18 @@ def command(*arguments, **options) -> subprocess.CompletedProcess:
         (["--config", "tests/small_config.py", "--config.dataset=nowhere"], "not a folder"),
         (["--config", "configs/t2w_controlnet.py", "--config.dataset=tests"], "python -m converters import"),
         (["--config", "tests/small_config.py", "--frobnicate"], "frobnicate"),
+        (["--config", "tests/small_config.py", "--config.memory.remat=some"], "memory.remat 'some' is unknown"),
+        (["--config", "tests/small_config.py", "--config.mesh.tensor=3"], "does not multiply to the 1 devices"),
+        (["--config", "tests/small_config.py", "--config.stages.1.accumulate=3"], "does not divide into accumulate 3 parts"),
+        (["--config", "tests/small_config.py", "--device", "gpu"], "--device gpu was asked for"),
+        (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
+        (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
+        (["--config", "tests/small_config.py", "--processes", "2"], "missing: coordinator, process"),
+        (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
     ],
 )
 def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path):
-    out = command(*arguments, env=os.environ | {"MWJAX_TEST_OUT": str(tmp_path / "run")})
+    out = command(*arguments, env=one_device() | {"MWJAX_TEST_OUT": str(tmp_path / "run")})
     assert out.returncode == 2, out.stderr
     assert says in out.stderr
     assert len(out.stderr.strip().splitlines()) == 1
@@ -197,7 +232,7 @@ def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path)
 
 def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
     """Run the small job; kill it hard after each of `kills` seconds and start it again."""
-    environment = os.environ | {"MWJAX_TEST_OUT": str(out), "JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    environment = one_device() | {"MWJAX_TEST_OUT": str(out), "JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     for delay in [*kills, None]:
         process = subprocess.Popen(
             [sys.executable, "-m", "mwjax.train", "--config", "tests/small_config.py"], cwd=ROOT, env=environment,
@@ -213,6 +248,7 @@ def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
         process.stdout.close()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
     began = time.time()
     run_until_done(tmp_path / "whole", kills=[])

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import pathlib
 import platform
-import resource
+import re
 import statistics
 import tempfile
 import time
@@ -24,7 +24,8 @@ SIZES = {
     "vae": {"base_dim": 96},
     "text_encoder": {"vocab_size": 4096, "d_model": 512, "d_kv": 64, "d_ff": 1280, "num_layers": 6, "num_heads": 8},
 }
-FRAMES, HEIGHT, WIDTH = 17, 192, 320  # of the transformer and of whole sampling: 5 latents of 12×20 tokens
+FRAMES, HEIGHT, WIDTH = 17, 192, 320  # of the transformer: 5 latents of 12×20 tokens
+SAMPLED = 5  # frames of whole sampling, which is mostly the autoencoder
 SMALL = (5, 96, 160)  # frames, height, width of the autoencoder's parts
 STEPS, GUIDANCE = 4, 3.0
 PARTS = ("dit", "vae_encode", "vae_decode", "umt5", "sampling")
@@ -68,7 +69,7 @@ def inputs(part: str) -> list[np.ndarray]:
         "vae_encode": lambda: [rng.uniform(-1, 1, (1, frames, height, width, 3)).astype(np.float32)],
         "vae_decode": lambda: [draw(1, frames // 4 + 1, height // 8, width // 8, 16)],
         "umt5": lambda: [rng.integers(1, 4096, (1, 512))],
-        "sampling": lambda: [draw(*latents), draw(*text), draw(*text)],
+        "sampling": lambda: [draw(1, SAMPLED // 4 + 1, *latents[2:]), draw(*text), draw(*text)],
     }[part]()
 
 
@@ -97,14 +98,14 @@ def ours(part: str, folder: pathlib.Path):
 
     functions = {
         "dit": dit, "vae_encode": encode, "vae_decode": lambda params, latents: decode(cfg["vae"], params["vae"], latents),
-        "umt5": lambda params, ids: TextEncoder(cfg["text_encoder"]).apply({"params": params["text_encoder"]}, ids, np.ones_like(ids)),
+        "umt5": lambda params, ids: TextEncoder(cfg["text_encoder"]).apply({"params": params["text_encoder"]}, ids, np.ones(ids.shape, np.int32)),
     }  # fmt: skip
     if part != "sampling":
         jitted = jax.jit(functions[part])
         return lambda: np.asarray(jitted(params, *arrays))
     program, tables = plan(cfg["transformer"], Sampling(STEPS, 3.0, GUIDANCE))
     noise, text, negative = arrays
-    blank = (np.zeros((1, FRAMES, 7), np.float32), np.zeros((1, FRAMES, 2), np.float32))
+    blank = (np.zeros((1, SAMPLED, 7), np.float32), np.zeros((1, SAMPLED, 2), np.float32))
     variables = {"params": params["transformer"]}
     return lambda: np.asarray(sample(cfg["transformer"], cfg["vae"], program, variables, params["vae"], tables, noise, text, negative, *blank))
 
@@ -142,7 +143,7 @@ def theirs(part: str, folder: pathlib.Path):
     pipe = WanPipeline(None, None, vae, UniPCMultistepScheduler.from_pretrained(root / "scheduler"), transformer)
     pipe.set_progress_bar_config(disable=True)
     noise, text, negative = first(arrays[0]), *map(torch.from_numpy, arrays[1:])
-    return lambda: pipe(prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, num_frames=FRAMES, height=HEIGHT, width=WIDTH,
+    return lambda: pipe(prompt_embeds=text, negative_prompt_embeds=negative, latents=noise, num_frames=SAMPLED, height=HEIGHT, width=WIDTH,
                         num_inference_steps=STEPS, guidance_scale=GUIDANCE, output_type="np").frames  # fmt: skip
 
 
@@ -153,7 +154,8 @@ def worker(side: str, part: str, folder: pathlib.Path, pipe) -> None:
         began = time.perf_counter()
         result = run()
         pipe.send((time.perf_counter() - began, result))
-    pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+    status = pathlib.Path("/proc/self/status").read_text()
+    pipe.send(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024)  # getrusage would count the parent's
 
 
 def measure(part: str, folder: pathlib.Path, repeats: int) -> dict:

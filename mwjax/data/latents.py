@@ -52,13 +52,14 @@ def write_whole(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
 
 def encode_dataset(
     clips: list[Clip], folder: str | pathlib.Path, *, framing: Framing, identity: str, encode_video: Callable, encode_text: Callable,
-    encode_image: Callable | None = None, batch: int = 8,
+    encode_image: Callable | None = None, batch: int = 8, part: tuple[int, int] = (0, 1), barrier: Callable[[str], None] = lambda name: None,
 ) -> pathlib.Path:  # fmt: skip
     """Fill the cache for `clips`; what is there already is kept. Damaged clips are reported and left out.
 
     encode_video(pixels [b, f, h, w, 3]) gives (mean, logvar) [b, t, h8, w8, z]; encode_text(captions) a list of [s, c];
     encode_image(first frames [b, h, w, 3]) gives (image tokens [b, i, e], condition [b, t, h8, w8, z]), of an image-conditioned model.
-    identity: what the results depend on (weights). A cache made otherwise is an InputError.
+    identity: what the results depend on (weights). A cache made otherwise is an InputError. part: (i, n), for process i of n, which
+    share the work and meet at barrier(name).
     """
     folder = pathlib.Path(folder)
     stamp = {"framing": dataclasses.asdict(framing), "identity": identity}
@@ -72,16 +73,18 @@ def encode_dataset(
     if shutil.disk_usage(folder).free < (needed := 2**26 + len(clips) * framing.frames * framing.height * framing.width // 4):
         raise InputError(f"{folder} has {shutil.disk_usage(folder).free >> 20} MiB free, the latent cache may need {needed >> 20} MiB; free some space")
     stamp_path.write_text(json.dumps(stamp))
-    captions = sorted({clips[i].prompt for i in long_enough} | {""})
+    process, processes = part
+    captions = sorted({clips[i].prompt for i in long_enough} | {""})[process::processes]
     new = [c for c in captions if not caption_file(folder, c).exists()]
     for group in _batched(tqdm(new, desc="captions", unit="caption", leave=False), 32):
         for caption, embedding in zip(group, encode_text(list(group)), strict=True):
             write_whole(caption_file(folder, caption), {"text": embedding})
     paths = {i: folder / "clips" / f"{i:06d}.safetensors" for i in long_enough}
     damaged = {}
-    bar = tqdm(total=len(long_enough), desc="encoding", unit="clip")
-    bar.update(sum(p.exists() for p in paths.values()))
-    todo = (i for i in long_enough if not paths[i].exists())
+    mine = long_enough[process::processes]
+    bar = tqdm(total=len(mine), desc="encoding", unit="clip", disable=process > 0)
+    bar.update(sum(paths[i].exists() for i in mine))
+    todo = (i for i in mine if not paths[i].exists())
     for group in _batched(_prefetch(todo, lambda i: _load(clips[i], framing)), batch):
         good = [(i, clip) for i, clip in group if isinstance(clip, dict)]
         damaged |= {i: str(error) for i, error in group if not isinstance(error, dict)}
@@ -98,12 +101,15 @@ def encode_dataset(
     bar.close()
     for i, error in damaged.items():
         tqdm.write(f"left out clip {i} ({clips[i].name}): {error}")
-    entries = [{"file": paths[i].name, "prompt": clips[i].prompt} for i in long_enough if i not in damaged]
+    barrier("clips encoded")
+    entries = [{"file": paths[i].name, "prompt": clips[i].prompt} for i in long_enough if paths[i].exists()]
     if not entries:
-        raise InputError(f"none of the {len(long_enough)} clips could be read; the first: {next(iter(damaged.values()))}")
-    part = index_path.with_suffix(".part")
-    part.write_text(json.dumps({"clips": entries, "left_out": {clips[i].name: e for i, e in damaged.items()}}, indent=1))
-    os.replace(part, index_path)
+        raise InputError(f"none of the {len(long_enough)} clips could be read; the first: {next(iter(damaged.values()), 'see the other processes')}")
+    if process == 0:
+        unfinished = index_path.with_suffix(".part")
+        unfinished.write_text(json.dumps({"clips": entries, "left_out": {clips[i].name: e for i, e in damaged.items()}}, indent=1))
+        os.replace(unfinished, index_path)
+    barrier("cache listed")
     return folder
 
 

@@ -12,14 +12,17 @@ from mwjax.errors import InputError
 
 
 def latent_batches(
-    source: LatentSource, *, batch: int, seed: int, text_len: int, caption_dropout: float = 0.1, shorter: float = 0.0, shortest: int = 65
-) -> grain.DatasetIterator:
+    source: LatentSource, *, batch: int, seed: int, text_len: int, caption_dropout: float = 0.1, shorter: float = 0.0, shortest: int = 65,
+    part: tuple[int, int] = (0, 1),
+) -> grain.DatasetIterator:  # fmt: skip
     """Batches of mean, logvar [b, t, h, w, z], text [b, text_len, c], keyboard [b, f, 7], mouse [b, f, 2].
 
     Of an image-conditioned model also image [b, i, e] and condition [b, t, h, w, z].
 
     With probability `caption_dropout` a clip's caption is the empty one; with probability `shorter` the clips of a batch are
     cut to one of the shorter 4n + 1 lengths down to `shortest` (the VAE is causal, so cutting latents cuts the clip).
+    part: (i, n) gives the i-th of n equal parts of every batch, for process i of n. Batches, and the position in them that the
+    iterator's state holds, are the same for any n.
     """
     empty = source.text("")
 
@@ -27,8 +30,8 @@ def latent_batches(
         text = empty if rng.random() < caption_dropout else item["text"]
         return item | {"text": np.pad(text, ((0, text_len - len(text)), (0, 0)))}
 
-    def crop(group: dict, rng: np.random.Generator) -> dict:
-        latents = group["mean"].shape[1]
+    def crop(step: int, group: dict) -> dict:
+        latents, rng = group["mean"].shape[1], np.random.default_rng((seed, step))
         least = (shortest - 1) // 4 + 1
         if rng.random() >= shorter or least >= latents:
             return group
@@ -37,7 +40,8 @@ def latent_batches(
         return group | {k: group[k][:, :keep] for k in ("mean", "logvar", "condition") if k in group} | {k: group[k][:, :rows] for k in ("keyboard", "mouse")}
 
     data = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(element)
-    data = data.batch(batch, drop_remainder=True).random_map(crop)
+    index, count = part
+    data = data.batch(batch // count, drop_remainder=True)[index::count].map_with_index(crop)
     return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 

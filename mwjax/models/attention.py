@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mwjax.errors import InputError
+from mwjax.parallel.sharding import constrain, locally, padded_heads
 from mwjax.types import Array, Bool, Float
 
 BLOCK = 1024
@@ -17,13 +18,14 @@ def attention(
     q: Float[Array, "b l n k"], k: Float[Array, "b s n k"], v: Float[Array, "b s n k"], *, bias: Float[Array, "#b n l s"] | None = None,
     mask: Bool[Array, "b s"] | None = None, scale: float | None = None, backend: str = "xla",
 ) -> Float[Array, "b l n k"]:  # fmt: skip
-    """softmax(q kᵀ · scale + bias) v with float32 sums; scale defaults to 1/√k. backend: a name of BACKENDS; see `choose`.
+    """softmax(q kᵀ · scale + bias) v with float32 sums; scale defaults to 1/√k. backend: a name of BACKENDS (see `choose`), or "plain" for
+    the textbook formula, to count its arithmetic by.
 
     Beyond BLOCK tokens the keys and queries go by in blocks: memory is linear in tokens, forward and backward. `mask` marks
     the keys to attend to; `bias` and `mask` are for the short sequences of text encoders only.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    if bias is not None or mask is not None or max(q.shape[1], k.shape[1]) <= BLOCK:
+    if bias is not None or mask is not None or max(q.shape[1], k.shape[1]) <= BLOCK or backend == "plain":
         scores = jnp.einsum("blnk,bsnk->bnls", q, k, preferred_element_type=jnp.float32) * scale
         if bias is not None:
             scores = scores + bias
@@ -32,6 +34,33 @@ def attention(
         weights = jax.nn.softmax(scores, -1).astype(v.dtype)
         return jnp.einsum("bnls,bsnk->blnk", weights, v)
     return BACKENDS[backend](q, k, v, scale)
+
+
+def self_attention(
+    q: Float[Array, "b t p n k"], k: Float[Array, "b t p n k"], v: Float[Array, "b t p n k"], *, backend: str = "xla"
+) -> Float[Array, "b t p n k"]:  # fmt: skip
+    """Attention among all tokens of a clip. On a mesh whose `sequence` axis splits the tokens, the heads are split instead while it
+    lasts (an all-to-all before and after; Jacobs et al. 2023, "DeepSpeed Ulysses"), so every backend sees whole sequences."""
+    count, names = q.shape[3], ("batch", None, None, "all heads", None)
+
+    def local(q, k, v):
+        flat = lambda a: a.reshape(a.shape[0], -1, *a.shape[3:])
+        return attention(flat(q), flat(k), flat(v), backend=backend).reshape(q.shape)
+
+    y = locally(local, (names,) * 3, names, *(padded_heads(a, "all heads") for a in (q, k, v)))
+    return constrain(y, "batch", None, "tokens", "heads", None)[..., :count, :]
+
+
+def cross_attention(
+    q: Float[Array, "b t p n k"], k: Float[Array, "b s n k"], v: Float[Array, "b s n k"], *, backend: str = "xla"
+) -> Float[Array, "b t p n k"]:  # fmt: skip
+    """Attention of every token to a context that every device has whole."""
+    count, tokens, context = q.shape[3], ("batch", None, "tokens", "heads", None), ("batch", None, "heads", None)
+
+    def local(q, k, v):
+        return attention(q.reshape(q.shape[0], -1, *q.shape[3:]), k, v, backend=backend).reshape(q.shape)
+
+    return locally(local, (tokens, context, context), tokens, *(padded_heads(a, "heads") for a in (q, k, v)))[..., :count, :]
 
 
 def _blockwise(q, k, v, scale):

@@ -12,10 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
-from mwjax.models.attention import attention
+from mwjax.models.attention import cross_attention, self_attention
 from mwjax.models.layers import MLP, Dense, LayerNorm, RMSNorm, layer_norm, sinusoid, stacked_init
 from mwjax.models.rope import apply_rope, rope_table
+from mwjax.parallel.sharding import constrain
 from mwjax.types import Array, Float
 
 
@@ -36,7 +38,25 @@ class DiTConfig:
     patch: int = 2
     eps: float = 1e-6
     attention: str = "xla"  # backend; see models/attention.py
-    remat: bool = False  # recompute each block in the backward pass
+    remat: str = "none"  # what the backward pass recomputes; a name of REMAT
+
+
+def _offloaded(run: Callable) -> Callable:
+    """Recompute each block from its input, which waits in host memory."""
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[], names_which_can_be_offloaded=["block_input"], offload_src="device", offload_dst="pinned_host"
+    )
+    named = lambda variables, x, *rest: run(variables, checkpoint_name(x, "block_input"), *rest)
+    return jax.checkpoint(named, policy=policy)
+
+
+# What is kept of a block for its backward pass, from most memory to least.
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda run: run,  # everything
+    "dots": lambda run: jax.checkpoint(run, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),  # results of linear layers
+    "blocks": jax.checkpoint,  # its input
+    "offload": _offloaded,  # nothing on the device
+}
 
 
 class ContextKV(NamedTuple):
@@ -68,14 +88,14 @@ class SelfAttention(nn.Module):
     config: DiTConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], table) -> Float[Array, "b l d"]:
+    def __call__(self, x: Float[Array, "b t p d"], table) -> Float[Array, "b t p d"]:
         cfg = self.config
         q = RMSNorm(cfg.eps, name="norm_q")(Dense(cfg.dim, name="q")(x))
         k = RMSNorm(cfg.eps, name="norm_k")(Dense(cfg.dim, name="k")(x))
         v = Dense(cfg.dim, name="v")(x)
-        q, k, v = (rearrange(a, "b l (n k) -> b l n k", n=cfg.num_heads) for a in (q, k, v))
-        y = attention(apply_rope(q, table), apply_rope(k, table), v, backend=cfg.attention)
-        return Dense(cfg.dim, name="o")(rearrange(y, "b l n k -> b l (n k)"))
+        q, k, v = (rearrange(a, "b t p (n k) -> b t p n k", n=cfg.num_heads) for a in (q, k, v))
+        y = self_attention(apply_rope(q, table), apply_rope(k, table), v, backend=cfg.attention)
+        return Dense(cfg.dim, name="o")(rearrange(y, "b t p n k -> b t p (n k)"))
 
 
 class CrossAttention(nn.Module):
@@ -96,13 +116,13 @@ class CrossAttention(nn.Module):
             pairs += [self.norm_k_img(self.k_img(image)), self.v_img(image)]
         return ContextKV(*(rearrange(a, "b s (n k) -> b s n k", n=self.config.num_heads) for a in pairs))
 
-    def __call__(self, x: Float[Array, "b l d"], kv: ContextKV) -> Float[Array, "b l d"]:
-        q = rearrange(self.norm_q(self.q(x)), "b l (n k) -> b l n k", n=self.config.num_heads)
+    def __call__(self, x: Float[Array, "b t p d"], kv: ContextKV) -> Float[Array, "b t p d"]:
+        q = rearrange(self.norm_q(self.q(x)), "b t p (n k) -> b t p n k", n=self.config.num_heads)
         backend = self.config.attention
-        y = attention(q, kv.k, kv.v, backend=backend)
+        y = cross_attention(q, kv.k, kv.v, backend=backend)
         if kv.k_img is not None:
-            y = y + attention(q, kv.k_img, kv.v_img, backend=backend)
-        return self.o(rearrange(y, "b l n k -> b l (n k)"))
+            y = y + cross_attention(q, kv.k_img, kv.v_img, backend=backend)
+        return self.o(rearrange(y, "b t p n k -> b t p (n k)"))
 
 
 class ImageEmbedding(nn.Module):
@@ -132,12 +152,12 @@ class Block(nn.Module):
         return self.cross_attn.kv(text, image)
 
     def __call__(self, x: Float[Array, "b t p d"], time: Float[Array, "b #t 6 d"], context_kv: ContextKV, table) -> Float[Array, "b t p d"]:
-        shape, flat = x.shape, (x.shape[0], -1, x.shape[-1])
+        x = constrain(x, "batch", None, "tokens", None)
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(self.modulation.astype(jnp.float32)[None, None] + time, 6, 2)
         y = (layer_norm(x, self.config.eps) * (1 + scale1) + shift1).astype(x.dtype)
-        y = self.self_attn(y.reshape(flat), table).reshape(shape)
+        y = self.self_attn(y, table)
         x = (x + y * gate1).astype(x.dtype)
-        x = x + self.cross_attn(self.norm3(x).reshape(flat), context_kv).reshape(shape)
+        x = x + self.cross_attn(self.norm3(x), context_kv)
         y = (layer_norm(x, self.config.eps) * (1 + scale2) + shift2).astype(x.dtype)
         return (x + self.ffn(y) * gate2).astype(x.dtype)
 
@@ -202,7 +222,7 @@ class Backbone(nn.Module):
             raise ValueError(f"latents of {h}x{w} do not divide into patches of {cfg.patch}; frames must be multiples of {8 * cfg.patch}")
         dtype = latents.dtype
         patches = rearrange(latents, "b t (h p) (w q) c -> b t (h w) (p q c)", p=cfg.patch, q=cfg.patch)
-        x = self.patch_embedding(patches)
+        x = constrain(self.patch_embedding(patches), "batch", None, "tokens", None)
         embedded_time, time = self.embed_time(timesteps)
         time = time[:, None]
         table = rope_table((t, h // cfg.patch, w // cfg.patch), cfg.dim // cfg.num_heads)
@@ -212,7 +232,7 @@ class Backbone(nn.Module):
         def run(variables, x, context_kv, modulation=None):
             return block.apply(variables, x, time if modulation is None else time + modulation, context_kv, table)
 
-        run = jax.checkpoint(run) if cfg.remat else run
+        run = REMAT[cfg.remat](run)
         layers = (self._block_variables(), context_kv, modulation)
 
         def blocks(x):

@@ -7,7 +7,7 @@ from mwjax.types import Array, Float
 
 
 def rope_table(grid: tuple[int, int, int], channels: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """cos and sin [t·h·w, channels/2] for a latent grid (t, h, w of patches); a head of 128 splits 44/42/42. float64 inside.
+    """cos and sin [t, h·w, channels/2] for a latent grid (t, h, w of patches); a head of 128 splits 44/42/42. float64 inside.
 
     start: latent frame at which the grid begins.
     """
@@ -19,12 +19,12 @@ def rope_table(grid: tuple[int, int, int], channels: int, start: int = 0) -> tup
         shape = [1, 1, 1, size // 2]
         shape[axis] = grid[axis]
         angles.append(np.broadcast_to(angle.reshape(shape), (*grid, size // 2)))
-    angle = np.concatenate(angles, -1).reshape(-1, channels // 2)
+    angle = np.concatenate(angles, -1).reshape(grid[0], -1, channels // 2)
     return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
 
-def apply_rope(x: Float[Array, "b l n k"], table: tuple[np.ndarray, np.ndarray]) -> Float[Array, "b l n k"]:
+def apply_rope(x: Float[Array, "b t p n k"], table: tuple[np.ndarray, np.ndarray]) -> Float[Array, "b t p n k"]:
     """Rotate neighbouring pairs of channels; in float32, returned in x's dtype."""
-    cos, sin = (a[None, :, None, :] for a in table)
+    cos, sin = (a[None, :, :, None, :] for a in table)
     even, odd = x[..., 0::2].astype(jnp.float32), x[..., 1::2].astype(jnp.float32)
     return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], -1).reshape(x.shape).astype(x.dtype)

@@ -29,8 +29,8 @@ TINY = Variant(
     action_dim=192,
     tokenizer="byt5",
 )
-T2W = Variant(DiTConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, remat=True), VAEConfig(), TextConfig(), 1536, "umt5")
+T2W = Variant(DiTConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30), VAEConfig(), TextConfig(), 1536, "umt5")
 
-I2W = dataclasses.replace(T2W, backbone=DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36, image_dim=1280, remat=True))
+I2W = dataclasses.replace(T2W, backbone=DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36, image_dim=1280))
 
 VARIANTS = {"tiny": TINY, "1.3B": T2W, "14B": I2W}

@@ -12,8 +12,8 @@ from mwjax.training.state import TrainState
 class Checkpoints:
     """The checkpoints of one stage, in `folder`."""
 
-    def __init__(self, folder: str | pathlib.Path, *, every: int, keep: int = 2):
-        options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep, enable_async_checkpointing=True)
+    def __init__(self, folder: str | pathlib.Path, *, every: int, keep: int = 2, keep_every: int = 0):
+        options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True)
         self.folder = pathlib.Path(folder).resolve()
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -32,14 +32,35 @@ class Checkpoints:
         step = self._manager.latest_step()
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)), like)
         saved = self._manager.item_metadata(step)["state"]
-        theirs = {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(saved["trainable"])}
-        ours = {jax.tree_util.keystr(k): tuple(v.shape) for k, v in jax.tree_util.tree_leaves_with_path(like.trainable)}
-        if theirs != ours:
-            odd = next(k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k))
-            raise InputError(f"{self.folder} holds a checkpoint of another model: {odd} is {theirs.get(odd)} there, {ours.get(odd)} here; delete it or change `out`")
+        _compare(*({path: tuple(leaf.shape) for path, leaf in tree.items()} for tree in (saved["trainable"], like.trainable)), self.folder)
         restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
         return restored["state"], restored["data"]
+
+    def preempted(self, step: int) -> bool:
+        """Whether this run was told to stop (SIGTERM to any of its processes); all processes get the same answer at the same step."""
+        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def restore_trainable(folder: str | pathlib.Path, like: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """The trainable parameters of the newest checkpoint in another run's stage folder, in the placement of `like`. Raises InputError if they are others."""
+    folder = pathlib.Path(folder).resolve()
+    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    if not steps:
+        raise InputError(f"{folder} holds no checkpoint; give the `checkpoints` folder of a stage")
+    place = folder / str(max(steps)) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        saved = checkpointer.metadata(place).item_metadata.tree["trainable"]
+        _compare({path: tuple(leaf.shape) for path, leaf in saved.items()}, {path: tuple(leaf.shape) for path, leaf in like.items()}, folder)
+        item = {"trainable": jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)}
+        how = ocp.checkpoint_utils.construct_restore_args(item)
+        return checkpointer.restore(place, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True))["trainable"]
+
+
+def _compare(theirs: dict, ours: dict, folder: pathlib.Path) -> None:
+    if theirs != ours:
+        odd = next(k for k in sorted(theirs.keys() | ours.keys()) if theirs.get(k) != ours.get(k))
+        raise InputError(f"{folder} holds a checkpoint of another model: {odd} is {theirs.get(odd)} there, {ours.get(odd)} here; delete it or change `out`")

@@ -1,20 +1,28 @@
 """The one loop: every stage of every model goes through here."""
 
+import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
 import jax
+from jax.sharding import Mesh
 from tqdm import tqdm
 
-from mwjax.errors import InputError
-from mwjax.training.checkpoint import Checkpoints
+from mwjax.errors import InputError, Preempted
+from mwjax.parallel.mesh import MeshShape, make_mesh
+from mwjax.parallel.sharding import batch_sharding, shardings
+from mwjax.training.checkpoint import Checkpoints, restore_trainable
+from mwjax.training.flops import count, peak
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective
 from mwjax.training.optim import OPTIMIZERS, SCHEDULES
-from mwjax.training.state import Rules, combine, make_step, new_state, partition
+from mwjax.training.state import Rules, TrainState, combine, make_step, new_state, partition, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +47,14 @@ class Stage:
     shorter: float = 0.0  # probability that a batch is cut to a shorter clip length
     rank: int = 128  # of the LoRA stage
     alpha: float = 64.0
+    accumulate: int = 1  # parts of a batch that go one after the other
+    average: float = 0.0  # decay of a running mean of what is trained, such as 0.999, which is then what the stage gives; 0: none
+    spike: float = 0.0  # leave out steps whose loss exceeds this many times its running mean; 0: only those that are not finite
+    max_skipped: int = 10  # stop after so many steps left out in a row
+    start: str = ""  # checkpoint folder of this stage in another run to start from
     save_every: int = 200
+    keep: int = 2  # newest checkpoints to keep
+    keep_every: int = 0  # and every checkpoint of these steps; 0: none
     log_every: int = 10
 
     def __post_init__(self):
@@ -49,9 +64,13 @@ class Stage:
             raise InputError(f"stage {self.name}: schedule {self.schedule!r} is unknown; use {' or '.join(SCHEDULES)}")
         if self.optimizer not in OPTIMIZERS:
             raise InputError(f"stage {self.name}: optimizer {self.optimizer!r} is unknown; use {' or '.join(OPTIMIZERS)}")
-        for key in ("steps", "batch", "save_every", "log_every"):
+        for key in ("batch", "save_every", "log_every", "accumulate", "max_skipped", "keep"):
             if getattr(self, key) < 1:
                 raise InputError(f"stage {self.name}: {key} is {getattr(self, key)}, it must be at least 1")
+        if self.steps < 1 and not (self.start and self.steps == 0):
+            raise InputError(f"stage {self.name}: steps is {self.steps}, it must be at least 1 (or 0 with `start`)")
+        if self.batch % self.accumulate:
+            raise InputError(f"stage {self.name}: batch {self.batch} does not divide into accumulate {self.accumulate} parts")
 
     @property
     def folder(self) -> str:
@@ -68,41 +87,133 @@ TRAINABLE: dict[str, Rules] = {
 }
 
 
-def train(stage: Stage, variables: dict, objective: Objective, batches: Iterator, *, folder: str | pathlib.Path, seed: int) -> dict:
+def train(
+    stage: Stage, variables: dict, objective: Objective, batches: Iterator, *, folder: str | pathlib.Path, seed: int, mesh: Mesh | None = None,
+    counted: Objective | None = None, profile: int = 0, wandb: str = "",
+) -> dict:  # fmt: skip
     """Train `variables` for a stage and return them. Continues from the newest checkpoint in `folder`, bit for bit.
 
-    batches: endless iterator of dicts of arrays with get_state() and set_state().
+    batches: endless iterator of dicts of arrays with get_state() and set_state(); of this process's part of each batch.
+    mesh: default one device. counted: the objective whose arithmetic counts as useful (without recomputation). profile: step to trace.
+    wandb: project to log to as well. Raises Preempted after SIGTERM, when a checkpoint is written.
     """
-    folder = pathlib.Path(folder)
-    trainable, frozen = partition(variables, TRAINABLE[stage.name])
+    folder, mesh = pathlib.Path(folder), mesh or make_mesh(MeshShape(), jax.devices()[:1])
     schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
     optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
-    state = new_state(trainable, optimizer)
-    del variables, trainable
-    checkpoints = Checkpoints(folder / "checkpoints", every=stage.save_every)
+    with jax.set_mesh(mesh):
+        trainable, frozen = (jax.device_put(part, shardings(part, mesh)) for part in partition(variables, TRAINABLE[stage.name]))
+        if stage.start:
+            trainable = restore_trainable(stage.start, trainable)
+        start_state = functools.partial(new_state, optimizer=optimizer, averaged=stage.average > 0)
+        layout = state_shardings(jax.eval_shape(start_state, trainable), mesh)
+        state = jax.jit(start_state, out_shardings=layout)(trainable)
+        del variables, trainable
+        step_function = make_step(objective, optimizer, seed, accumulate=stage.accumulate, decay=stage.average, spike=stage.spike, warmup=stage.warmup, layout=layout)
+        state = _steps(stage, state, frozen, step_function, batches, schedule, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
+        return combine(state.average or state.trainable, frozen)
+
+
+def _steps(stage, state, frozen, step_function, batches, schedule, *, folder, mesh, counted, profile, wandb) -> TrainState:
+    checkpoints = Checkpoints(folder / "checkpoints", every=stage.save_every, keep=stage.keep, keep_every=stage.keep_every)
     start = checkpoints.latest() or 0
     if start:
         state, position = checkpoints.restore(state)
         batches.set_state(position)
         if start < stage.steps:
             tqdm.write(f"continuing stage {stage.name} from step {start}")
-    metrics = Metrics(folder, resume_step=start)
-    step_function = make_step(objective, optimizer, seed)
-    bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.folder}", unit="step")
-    clock = time.perf_counter()
-    for step in range(start + 1, stage.steps + 1):
-        state, values = step_function(state, frozen, next(batches))
-        if step % stage.log_every == 0 or step == stage.steps:
-            values = {k: float(v) for k, v in jax.device_get(values).items()}
-            if not math.isfinite(values["loss"]):
-                raise InputError(f"the loss of stage {stage.name} is {values['loss']} at step {step}; lower its lr ({stage.lr}) and run again")
-            now = time.perf_counter()
-            metrics.add(step, values | {"lr": float(schedule(step - 1)), "seconds_per_step": (now - clock) / stage.log_every})
-            clock = now
-            bar.set_postfix(loss=f"{values['loss']:.4f}")
-        bar.update()
-        checkpoints.save(step, state, batches.get_state(), force=step == stage.steps)
+    metrics = Metrics(folder, resume_step=start, wandb=wandb)
+    bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.folder}", unit="step", disable=jax.process_index() > 0)
+    watch, arithmetic = Watch(), None
+    with Signal() as signalled:
+        for step in range(start + 1, stage.steps + 1):
+            with watch.waiting():
+                batch = to_devices(next(batches), mesh)
+            if counted and arithmetic is None:
+                arithmetic = training_flops(counted, state.trainable, frozen, batch)
+            if step == max(profile, start + 1) and profile:
+                jax.profiler.start_trace(folder / "profile")
+            state, values = step_function(state, frozen, batch)
+            if step == max(profile, start + 1) + 2 and profile:
+                jax.block_until_ready(values)
+                jax.profiler.stop_trace()
+                tqdm.write(f"wrote {folder / 'profile'}")
+            if step % stage.log_every == 0 or step == stage.steps:
+                values = {k: float(v) for k, v in jax.device_get(values).items()}
+                if values["skipped"] >= stage.max_skipped or (step == stage.steps and not math.isfinite(values["loss"])):
+                    raise InputError(f"the loss of stage {stage.name} is {values['loss']} at step {step}, after {values['skipped']:.0f} steps left out in a row; "
+                                     f"lower its lr ({stage.lr}) and run again")  # fmt: skip
+                metrics.add(step, values | {"lr": float(schedule(step - 1))} | watch.rates(batch, arithmetic, mesh))
+                bar.set_postfix(loss=f"{values['loss']:.4f}")
+            bar.update()
+            stop = signalled.now or (jax.process_count() > 1 and checkpoints.preempted(step))
+            checkpoints.save(step, state, batches.get_state(), force=stop or step == stage.steps)
+            if stop and step < stage.steps:
+                bar.close()
+                checkpoints.close()
+                metrics.close()
+                raise Preempted(f"stopped at step {step} of stage {stage.name}, which is saved in {folder / 'checkpoints'}; the same command carries on")
     bar.close()
     checkpoints.close()
     metrics.close()
-    return combine(state.trainable, frozen)
+    return state
+
+
+def to_devices(batch: dict, mesh: Mesh) -> dict[str, jax.Array]:
+    """A batch on the mesh; each process gives its own part of it."""
+    whole = {k: (a.shape[0] * jax.process_count(), *a.shape[1:]) for k, a in batch.items()}
+    return {k: jax.make_array_from_process_local_data(batch_sharding(whole[k], mesh), a, whole[k]) for k, a in batch.items()}
+
+
+def training_flops(objective: Objective, trainable: dict, frozen: dict, batch: dict) -> int:
+    """Floating-point operations of the loss and its gradient for a whole batch."""
+    drawn = jax.eval_shape(objective.draw, batch, jax.eval_shape(lambda: jax.random.key(0)))
+    return count(jax.grad(lambda t, f, b: objective.loss(combine(t, f), b)[0]), trainable, frozen, drawn)
+
+
+class Watch:
+    """Rates of the steps since they were last asked for."""
+
+    def __init__(self):
+        self._begin()
+
+    def _begin(self) -> None:
+        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """Around what waits for data; once a step."""
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+        self._steps += 1
+
+    def rates(self, batch: dict, arithmetic: int | None, mesh: Mesh) -> dict[str, float]:
+        """seconds_per_step, of which data_seconds wait for data; tokens and TFLOP per second; mfu where the device's peak is known."""
+        seconds = (time.perf_counter() - self._began) / self._steps
+        out = {"seconds_per_step": seconds, "data_seconds": self._waited / self._steps}
+        if "mean" in batch:
+            out["tokens_per_second"] = math.prod(batch["mean"].shape[:4]) / 4 / seconds
+        if arithmetic:
+            out["tflops_per_device"] = arithmetic / seconds / mesh.size / 1e12
+            if fastest := peak(mesh.devices.flat[0]):
+                out["mfu"] = out["tflops_per_device"] * 1e12 / fastest
+        self._begin()
+        return out
+
+
+class Signal:
+    """Notes SIGTERM instead of dying of it, within a `with`. Several processes learn of it through jax's own service."""
+
+    now = False
+
+    def __enter__(self):
+        def note(*_):
+            self.now = True
+
+        main = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
+        self._before = signal.signal(signal.SIGTERM, note) if main else None
+        return self
+
+    def __exit__(self, *_):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)

@@ -1,19 +1,30 @@
 """Curves: metrics.csv (exact, survives a restart), TensorBoard events, and a picture of the loss."""
 
 import csv
+import importlib.util
 import pathlib
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mwjax.errors import InputError
+
 
 class Metrics:
-    """Scalars of one stage. Rows after `resume_step` of an earlier run are dropped."""
+    """Scalars of one stage. Rows after `resume_step` of an earlier run are dropped. Of several processes, only the first writes.
 
-    def __init__(self, folder: str | pathlib.Path, *, resume_step: int):
+    wandb: a project to log to as well (needs the extra "wandb").
+    """
+
+    def __init__(self, folder: str | pathlib.Path, *, resume_step: int, wandb: str = ""):
+        self.folder = pathlib.Path(folder)
+        self._silent = jax.process_index() > 0
+        if self._silent:
+            return
         from tensorboardX import SummaryWriter
 
-        self.folder = pathlib.Path(folder)
+        self._run = _wandb_run(wandb, self.folder) if wandb else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "metrics.csv"
         self.rows = [row for row in _read(self.path) if row["step"] <= resume_step]
@@ -21,6 +32,8 @@ class Metrics:
         self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
 
     def add(self, step: int, values: dict[str, float]) -> None:
+        if self._silent:
+            return
         row = {"step": step} | {k: float(v) for k, v in values.items()}
         new = not self.rows
         self.rows.append(row)
@@ -31,6 +44,8 @@ class Metrics:
                 csv.DictWriter(file, row).writerow(row)
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
+        if self._run:
+            self._run.log(row, step=step)
 
     def _write(self) -> None:
         with self.path.open("w", newline="") as file:
@@ -41,12 +56,30 @@ class Metrics:
 
     def close(self) -> pathlib.Path | None:
         """Draw loss.png and return its path."""
+        if self._silent:
+            return None
         self._board.close()
+        if self._run:
+            self._run.finish()
         if not self.rows:
             return None
         path = self.folder / "loss.png"
         plot(np.array([r["step"] for r in self.rows]), np.array([r["loss"] for r in self.rows])).save(path)
         return path
+
+
+def check_wandb(project: str) -> None:
+    """Raises InputError if there is a project but no package."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise InputError('--wandb needs the package: pip install -e ".[wandb]"')
+
+
+def _wandb_run(project: str, folder: pathlib.Path):
+    """One run a stage folder, continued when the stage is."""
+    import wandb
+
+    name = "-".join(folder.resolve().parts[-2:])
+    return wandb.init(project=project, id=name, name=name, dir=str(folder), resume="allow")
 
 
 def _read(path: pathlib.Path) -> list[dict[str, float]]:

@@ -1,6 +1,7 @@
-"""What each stage minimises: functions of (variables, batch, rng) to (loss, metrics). A new loss is a new function here."""
+"""What each stage minimises. A new loss is a new Objective here."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,15 @@ from mwjax.models.vae import VAE, VAEConfig
 from mwjax.models.world_model import WorldConfig, WorldModel
 from mwjax.types import Array, Float, Int
 
-Objective = Callable[[Mapping, Mapping, jax.Array], tuple[jax.Array, dict]]
+
+class Objective(NamedTuple):
+    """draw(batch, rng) adds everything random to a whole batch; loss(variables, batch) of any part of it gives (loss, metrics).
+
+    Randomness belongs to the batch, not to its parts: accumulating over parts, or cutting them over devices, changes no number.
+    """
+
+    draw: Callable[[Mapping, jax.Array], dict]
+    loss: Callable[[Mapping, Mapping], tuple[jax.Array, dict]]
 
 
 def stratified_indices(rng: jax.Array, batch: int) -> Int[Array, " b"]:
@@ -19,26 +28,34 @@ def stratified_indices(rng: jax.Array, batch: int) -> Int[Array, " b"]:
     return ((jnp.arange(batch) + jax.random.uniform(rng, (batch,))) * (TRAIN_STEPS / batch)).astype(jnp.int32).clip(0, TRAIN_STEPS - 1)
 
 
-def sample_latents(rng: jax.Array, mean: Float[Array, "b t h w z"], logvar: Float[Array, "b t h w z"]) -> Float[Array, "b t h w z"]:
+def sample_latents(mean: Float[Array, "b t h w z"], logvar: Float[Array, "b t h w z"], noise: Float[Array, "b t h w z"]) -> Float[Array, "b t h w z"]:
     """A draw from the encoder's distribution, in the normalised space of the mean (as the original does)."""
-    return mean + jnp.exp(0.5 * logvar.clip(-30.0, 20.0)) * jax.random.normal(rng, mean.shape, mean.dtype)
+    return mean + jnp.exp(0.5 * logvar.clip(-30.0, 20.0)) * noise
 
 
-def flow_objective(cfg: WorldConfig, *, motion: float, shift: float = 5.0) -> Objective:
-    """Flow matching on latents, conditioned on text and, if the model has control, on actions."""
+def flow_objective(cfg: WorldConfig, *, motion: float, shift: float = 5.0, dtype: jax.typing.DTypeLike = jnp.float32) -> Objective:
+    """Flow matching on latents, conditioned on text and, if the model has control, on actions.
+
+    dtype: of the network's activations; noise, targets, norms and the loss stay in float32.
+    """
     model, sigmas = WorldModel(cfg), jnp.asarray(train_sigmas(shift))
 
-    def objective(variables, batch, rng):
+    def draw(batch, rng):
         keys = jax.random.split(rng, 3)
-        latents = sample_latents(keys[0], batch["mean"], batch["logvar"])
-        noise = jax.random.normal(keys[1], latents.shape, latents.dtype)
-        sigma = sigmas[stratified_indices(keys[2], latents.shape[0])]
-        image = (batch["image"], with_mask(batch["condition"])) if cfg.backbone.image_dim else ()
-        condition = model.apply(variables, batch["text"], batch["keyboard"], batch["mouse"], *image, method="condition")
-        velocity, _ = model.apply(variables, add_noise(latents, noise, sigma), sigma * TRAIN_STEPS, condition)
+        latents = sample_latents(batch["mean"], batch["logvar"], jax.random.normal(keys[0], batch["mean"].shape))
+        noise = jax.random.normal(keys[1], latents.shape)
+        rest = {k: a for k, a in batch.items() if k not in ("mean", "logvar")}
+        return rest | {"latents": latents, "noise": noise, "sigma": sigmas[stratified_indices(keys[2], latents.shape[0])]}
+
+    def loss(variables, batch):
+        latents, noise, sigma = batch["latents"], batch["noise"], batch["sigma"]
+        inputs = [batch["text"], batch["keyboard"], batch["mouse"]]
+        inputs += [batch["image"], with_mask(batch["condition"])] if cfg.backbone.image_dim else []
+        condition = model.apply(variables, *(a.astype(dtype) for a in inputs), method="condition")
+        velocity, _ = model.apply(variables, add_noise(latents, noise, sigma).astype(dtype), sigma * TRAIN_STEPS, condition)
         return flow_loss(velocity, latents, noise, motion=motion)
 
-    return objective
+    return Objective(draw, loss)
 
 
 def vae_objective(cfg: VAEConfig, *, kl_weight: float) -> Objective:
@@ -48,14 +65,19 @@ def vae_objective(cfg: VAEConfig, *, kl_weight: float) -> Objective:
     """
     model = VAE(cfg)
 
-    def objective(variables, batch, rng):
-        video = batch["video"]
-        pixels = video.reshape(-1, *video.shape[-4:]).astype(jnp.float32) / 127.5 - 1
+    def draw(batch, rng):
+        *lead, frames, height, width, _ = batch["video"].shape
+        shape = (*lead, frames // 4 + 1, height // 8, width // 8, cfg.z_dim)
+        return {**batch, "noise": jax.random.normal(rng, shape)}
+
+    def loss(variables, batch):
+        video, noise = (a.reshape(-1, *a.shape[-4:]) for a in (batch["video"], batch["noise"]))
+        pixels = video.astype(jnp.float32) / 127.5 - 1
         (mean, logvar), _ = model.apply(variables, pixels, method="encode", mutable=["cache"])
-        frames, _ = model.apply(variables, sample_latents(rng, mean, logvar), method="decode", mutable=["cache"])
+        frames, _ = model.apply(variables, sample_latents(mean, logvar, noise), method="decode", mutable=["cache"])
         mse = jnp.mean((frames - pixels) ** 2)
         logvar = logvar.clip(-30.0, 20.0)
         kl = 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
         return mse + kl_weight * kl, {"mse": mse, "kl": kl}
 
-    return objective
+    return Objective(draw, loss)
