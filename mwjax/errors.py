@@ -25,6 +25,9 @@ def command(main):
             return main(*args, **kwargs)
         except InputError as error:
             message, code = f"error: {error}", 2
+        except Preempted as stop:
+            print(stop, flush=True)
+            return None
         except OSError as error:
             if error.errno not in (28, 122):  # ENOSPC, EDQUOT
                 raise
@@ -33,9 +36,6 @@ def command(main):
             if "RESOURCE_EXHAUSTED" not in str(error) and not isinstance(error, MemoryError):
                 raise
             message, code = f"error: out of memory ({str(error).splitlines()[0][:200] if str(error) else 'on the host'}); {OUT_OF_MEMORY}", 2
-        except Preempted as stop:
-            print(stop, flush=True)
-            return None
         except KeyboardInterrupt:
             message, code = "interrupted; run the same command again to continue", 130
         print(message, file=sys.stderr, flush=True)

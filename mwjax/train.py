@@ -38,7 +38,8 @@ from mwjax.parallel.mesh import MeshShape, barrier, batch_parts, fetch, make_mes
 from mwjax.parallel.sharding import parameter_sharding
 from mwjax.pipeline import Request, embed, encode_images, encode_pixels, encoders_identity, generate, output_folder, standardise_latents, without_encoders
 from mwjax.rules import first_match
-from mwjax.training.loop import TRAINABLE, Stage, train
+from mwjax.training.checkpoint import newest
+from mwjax.training.loop import TRAINABLE, Stage, Told, train
 from mwjax.training.metrics import check_wandb
 from mwjax.training.objectives import Objective, flow_objective, vae_objective
 from mwjax.training.plan import Plan, plan_stage
@@ -93,13 +94,17 @@ def check(config, *, planning: bool = False) -> Job:
         if key not in config:
             raise InputError(f"config key {key} is missing")
     framing = build(Framing, config.framing, "framing")
-    recording = None
+    for key in config.control:
+        if key not in ("kind", "action_dim"):
+            raise InputError(f"config key control.{key} is unknown; known here: kind, action_dim")
+    recording = build(Recording, config.record, "record") if config.record else None
+    if config.dataset or planning:
+        recording = None
     if planning:
         pass
     elif not config.dataset:
-        if not config.record:
+        if not recording:
             raise InputError("the config names no dataset and no recording; set --config.dataset=DIR")
-        recording = build(Recording, config.record, "record")
         if recording.frames < framing.frames:
             raise InputError(f"record.frames {recording.frames} is less than framing.frames {framing.frames}")
     elif not pathlib.Path(config.dataset).is_dir():
@@ -118,6 +123,9 @@ def check(config, *, planning: bool = False) -> Job:
         raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')
     if config.control.kind not in CONTROLS:
         raise InputError(f"control.kind {config.control.kind!r} is unknown; use {', '.join(CONTROLS)}")
+    for stage in stages:
+        if stage.start:
+            newest(stage.start)
     mesh, memory = build(MeshShape, config.get("mesh", {}), "mesh"), build(Memory, config.get("memory", {}), "memory")
     return Job(pathlib.Path(config.out), config.seed, config.model, config.control.kind, config.control.action_dim, config.dataset, recording,
                framing, stages, build(Sampling, config.sampling, "sampling"), config.lora_scale, mesh, memory)  # fmt: skip
@@ -125,13 +133,15 @@ def check(config, *, planning: bool = False) -> Job:
 
 def check_mesh(job: Job, mesh: jax.sharding.Mesh, world: WorldConfig) -> None:
     """Whether everything that must divide over the mesh does. Raises InputError."""
-    if job.memory.remat == "offload" and jax.default_backend() == "cpu":
+    if job.memory.remat == "offload" and mesh.devices.flat[0].platform == "cpu":
         raise InputError("memory.remat offload moves blocks to host memory, which only an accelerator can; use blocks")
     parts, tokens = batch_parts(mesh), job.framing.height * job.framing.width // (8 * world.backbone.patch) ** 2
     for stage in job.stages:
         if stage.batch % (parts * stage.accumulate):
             every = f" × accumulate {stage.accumulate}" if stage.accumulate > 1 else ""
-            raise InputError(f"stage {stage.name}: batch {stage.batch} does not divide over data × fsdp = {parts} devices{every}")
+            least = parts * stage.accumulate
+            better = f"use a multiple, such as {-(-stage.batch // least) * least}, or put devices on other axes (mesh.sequence)"
+            raise InputError(f"stage {stage.name}: batch {stage.batch} does not divide over data × fsdp = {parts} devices{every}; {better}")
         if stage.name == "vae" and jax.process_count() > 1:
             raise InputError("the vae stage runs in one process; train it first, on one machine")
     if parts % jax.process_count():
@@ -240,6 +250,9 @@ def plan_job(job: Job, where: str) -> list[Plan]:
     columns = ("stage", "frozen", "trained", "moments", "temporaries", "memory a device", "communication a device and step", "arithmetic a step")
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for stage in job.stages:
+        if stage.name == "vae":
+            print("| vae | not planned: it fits anywhere |" + " |" * (len(columns) - 2))
+            continue
         inputs = {"mean": latents, "logvar": latents, "keyboard": (framing.frames, 7), "mouse": (framing.frames, 2)}
         inputs["text"] = (world.backbone.text_len, world.backbone.text_dim)
         if world.backbone.image_dim:
@@ -283,11 +296,16 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parser().parse_known_args(argv)
-    config = load_config(args.config, overrides)
-    job = check(config, planning=bool(args.plan))
+    job = check(load_config(args.config, overrides), planning=bool(args.plan))
     if args.plan:
         plan_job(job, args.plan)
         return
+    with Told() as told:
+        run(job, args, told)
+
+
+def run(job: Job, args: argparse.Namespace, told: Told) -> None:
+    """Everything that the config asks for, from what is there already on."""
     check_wandb(args.wandb)
     start_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
     report_devices(args.device)
@@ -332,8 +350,12 @@ def main(argv: list[str] | None = None) -> None:
             )  # fmt: skip
         model, variables = prepare(job, stage, model, mesh)
         objective, counted = objectives(job, stage, model, attention)
-        options = {"folder": job.out / stage.folder, "seed": job.seed, "mesh": mesh, "counted": counted, "profile": args.profile, "wandb": args.wandb}
-        model = finish(stage, model, train(stage, variables, objective, batches, **options))
+        options = {"folder": job.out / stage.folder, "seed": job.seed, "mesh": mesh, "counted": counted, "profile": args.profile, "wandb": args.wandb, "told": told}
+        if stage.name != "vae":  # what is trained must not be held twice
+            model = dataclasses.replace(model, world_params={}, lora=None)
+        only = [variables]
+        del variables
+        model = finish(stage, model, train(stage, only.pop(), objective, batches, **options))
         if stage.name == "vae" and stage is job.stages[-1]:
             model = standardise_latents(model, pixels())
         wrote[f"stage {stage.folder}"] = job.out / stage.folder / "checkpoints"
@@ -348,7 +370,8 @@ def main(argv: list[str] | None = None) -> None:
         settings |= {"negative": ""} if model.tokenizer == "byt5" else {}
         (job.out / "model" / model_folder.SETTINGS).write_text(json.dumps(settings, indent=1) + "\n")
         if job.stages[-1].name != "vae":
-            wrote["videos"] = ", ".join(map(str, show(job, dataclasses.replace(model, world=tuned(model.world, attention=attention)), clips)))
+            with jax.set_mesh(mesh if jax.process_count() == 1 else local):
+                wrote["videos"] = ", ".join(map(str, show(job, model, clips)))
     barrier("all written")
     say(f"done in {(time.time() - began) / 60:.1f} minutes; wrote")
     for name, path in wrote.items():

@@ -230,10 +230,10 @@ def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
-    """Run the small job; kill it hard after each of `kills` seconds and start it again."""
+def run_until_done(out: pathlib.Path, *, kills: list[tuple[float, int]]) -> None:
+    """Run the small job; send it each of `kills` (seconds, signal) and start it again."""
     environment = one_device() | {"MWJAX_TEST_OUT": str(out), "JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    for delay in [*kills, None]:
+    for delay, number in [*kills, (None, None)]:
         process = subprocess.Popen(
             [sys.executable, "-m", "mwjax.train", "--config", "tests/small_config.py"], cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
@@ -243,18 +243,22 @@ def run_until_done(out: pathlib.Path, *, kills: list[float]) -> None:
             assert process.returncode == 0, output
             return
         time.sleep(delay)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=300)
+        if number == signal.SIGTERM:
+            assert process.returncode == 0, output
+            assert "carries on" in output
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
+    """Hard, five times, and once told to stop, which it does of its own accord."""
     began = time.time()
     run_until_done(tmp_path / "whole", kills=[])
     length = time.time() - began
     rng = random.Random(0)
-    run_until_done(tmp_path / "killed", kills=[rng.uniform(0.15, 0.9) * length for _ in range(5)])
+    kills = [(rng.uniform(0.15, 0.9) * length, signal.SIGKILL) for _ in range(5)]
+    run_until_done(tmp_path / "killed", kills=[*kills[:3], (0.4 * length, signal.SIGTERM), *kills[3:]])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     files = sorted(p.relative_to(whole) for folder in ("model", "dataset", "latents") for p in (whole / folder).rglob("*") if p.is_file())
     assert len(files) > 20

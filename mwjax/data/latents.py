@@ -72,7 +72,11 @@ def encode_dataset(
     folder.mkdir(parents=True, exist_ok=True)
     if shutil.disk_usage(folder).free < (needed := 2**26 + len(clips) * framing.frames * framing.height * framing.width // 4):
         raise InputError(f"{folder} has {shutil.disk_usage(folder).free >> 20} MiB free, the latent cache may need {needed >> 20} MiB; free some space")
-    stamp_path.write_text(json.dumps(stamp))
+    barrier("cache checked")
+    if part[0] == 0:
+        unfinished = stamp_path.with_suffix(".part")
+        unfinished.write_text(json.dumps(stamp))
+        os.replace(unfinished, stamp_path)
     process, processes = part
     captions = sorted({clips[i].prompt for i in long_enough} | {""})[process::processes]
     new = [c for c in captions if not caption_file(folder, c).exists()]

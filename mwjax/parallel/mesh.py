@@ -58,11 +58,11 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
     Must come before anything touches a device. Ends the process with one line and exit code 2 if some other does not join within `timeout` seconds.
     """
     coordinator = coordinator or os.environ.get("MWJAX_COORDINATOR", "")
-    processes = processes or int(os.environ.get("MWJAX_PROCESSES", 0))
-    process = process if process >= 0 else int(os.environ.get("MWJAX_PROCESS", -1))
+    processes = processes or _number("MWJAX_PROCESSES", 0)
+    process = process if process >= 0 else _number("MWJAX_PROCESS", -1)
     given = {"coordinator": bool(coordinator), "processes": processes > 0, "process": process >= 0}
-    cluster = int(os.environ.get("SLURM_NTASKS", 1)) > 1 or int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    if not any(given.values()) and not cluster:
+    tasks = max(_number("SLURM_NTASKS", 1) if "SLURM_PROCID" in os.environ else 1, _number("OMPI_COMM_WORLD_SIZE", 1))
+    if not any(given.values()) and tasks == 1:
         return
     if any(given.values()) and not all(given.values()):
         raise InputError(f"several processes need coordinator, processes and process together; missing: {', '.join(k for k, v in given.items() if not v)}")
@@ -78,8 +78,23 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
     alarm.start()
-    jax.distributed.initialize(**options, initialization_timeout=timeout + 60)
+    try:
+        jax.distributed.initialize(**options, initialization_timeout=timeout + 60)
+    except ValueError as error:
+        raise InputError(f"jax does not find the other {tasks - 1} tasks of this job ({error}); give --coordinator, --processes and --process") from None
     alarm.cancel()
+    nodes = _number("SLURM_NNODES", 0) or (tasks // max(_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1))
+    if nodes == (processes or tasks):  # one process a node has all its devices; jax gives each task of a cluster one
+        for platform in ("cuda", "rocm"):
+            jax.config.update(f"jax_{platform}_visible_devices", "all")
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"the environment variable {name} is {text!r}, not a number") from None
 
 
 def place(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

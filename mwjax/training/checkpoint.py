@@ -33,31 +33,38 @@ class Checkpoints:
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None)), like)
         saved = self._manager.item_metadata(step)["state"]
         _compare(*({path: tuple(leaf.shape) for path, leaf in tree.items()} for tree in (saved["trainable"], like.trainable)), self.folder)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = str(error).partition("\n")[0][:160]
+            raise InputError(f"{self.folder} holds a checkpoint of another optimizer or `average` ({reason}); set them as they were, delete it or change `out`") from None
         return restored["state"], restored["data"]
-
-    def preempted(self, step: int) -> bool:
-        """Whether this run was told to stop (SIGTERM to any of its processes); all processes get the same answer at the same step."""
-        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         self._manager.wait_until_finished()
         self._manager.close()
 
 
-def restore_trainable(folder: str | pathlib.Path, like: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """The trainable parameters of the newest checkpoint in another run's stage folder, in the placement of `like`. Raises InputError if they are others."""
+def newest(folder: str | pathlib.Path) -> pathlib.Path:
+    """The state of the newest checkpoint in a stage's folder. Raises InputError if there is none."""
     folder = pathlib.Path(folder).resolve()
     steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
     if not steps:
         raise InputError(f"{folder} holds no checkpoint; give the `checkpoints` folder of a stage")
-    place = folder / str(max(steps)) / "state"
+    return folder / str(max(steps)) / "state"
+
+
+def restore_trainable(folder: str | pathlib.Path, like: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What another run's stage gave: the trainable parameters of its newest checkpoint, or their running mean if it kept one, in the placement
+    of `like`. Raises InputError if they are others."""
+    place = newest(folder)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-        saved = checkpointer.metadata(place).item_metadata.tree["trainable"]
-        _compare({path: tuple(leaf.shape) for path, leaf in saved.items()}, {path: tuple(leaf.shape) for path, leaf in like.items()}, folder)
-        item = {"trainable": jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)}
+        tree = checkpointer.metadata(place).item_metadata.tree
+        part = "average" if isinstance(tree.get("average"), dict) and tree["average"] else "trainable"
+        _compare({path: tuple(leaf.shape) for path, leaf in tree[part].items()}, {path: tuple(leaf.shape) for path, leaf in like.items()}, place)
+        item = {part: jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)}
         how = ocp.checkpoint_utils.construct_restore_args(item)
-        return checkpointer.restore(place, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True))["trainable"]
+        return checkpointer.restore(place, args=ocp.args.PyTreeRestore(item=item, restore_args=how, partial_restore=True))[part]
 
 
 def _compare(theirs: dict, ours: dict, folder: pathlib.Path) -> None:

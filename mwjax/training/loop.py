@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -89,31 +90,32 @@ TRAINABLE: dict[str, Rules] = {
 
 def train(
     stage: Stage, variables: dict, objective: Objective, batches: Iterator, *, folder: str | pathlib.Path, seed: int, mesh: Mesh | None = None,
-    counted: Objective | None = None, profile: int = 0, wandb: str = "",
+    counted: Objective | None = None, profile: int = 0, wandb: str = "", told: "Told | None" = None,
 ) -> dict:  # fmt: skip
     """Train `variables` for a stage and return them. Continues from the newest checkpoint in `folder`, bit for bit.
 
     batches: endless iterator of dicts of arrays with get_state() and set_state(); of this process's part of each batch.
     mesh: default one device. counted: the objective whose arithmetic counts as useful (without recomputation). profile: step to trace.
-    wandb: project to log to as well. Raises Preempted after SIGTERM, when a checkpoint is written.
+    wandb: project to log to as well. told: whether to stop (default: by SIGTERM). Raises Preempted then, when a checkpoint is written.
     """
     folder, mesh = pathlib.Path(folder), mesh or make_mesh(MeshShape(), jax.devices()[:1])
     schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
     optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
     with jax.set_mesh(mesh):
         trainable, frozen = (jax.device_put(part, shardings(part, mesh)) for part in partition(variables, TRAINABLE[stage.name]))
-        if stage.start:
+        if stage.start and not (folder / "checkpoints").exists():
             trainable = restore_trainable(stage.start, trainable)
         start_state = functools.partial(new_state, optimizer=optimizer, averaged=stage.average > 0)
         layout = state_shardings(jax.eval_shape(start_state, trainable), mesh)
         state = jax.jit(start_state, out_shardings=layout)(trainable)
         del variables, trainable
         step_function = make_step(objective, optimizer, seed, accumulate=stage.accumulate, decay=stage.average, spike=stage.spike, warmup=stage.warmup, layout=layout)
-        state = _steps(stage, state, frozen, step_function, batches, schedule, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
+        with contextlib.nullcontext(told) if told else Told() as told, told.later():
+            state = _steps(stage, state, frozen, step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
         return combine(state.average or state.trainable, frozen)
 
 
-def _steps(stage, state, frozen, step_function, batches, schedule, *, folder, mesh, counted, profile, wandb) -> TrainState:
+def _steps(stage, state, frozen, step_function, batches, schedule, told, *, folder, mesh, counted, profile, wandb) -> TrainState:
     checkpoints = Checkpoints(folder / "checkpoints", every=stage.save_every, keep=stage.keep, keep_every=stage.keep_every)
     start = checkpoints.latest() or 0
     if start:
@@ -123,38 +125,44 @@ def _steps(stage, state, frozen, step_function, batches, schedule, *, folder, me
             tqdm.write(f"continuing stage {stage.name} from step {start}")
     metrics = Metrics(folder, resume_step=start, wandb=wandb)
     bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.folder}", unit="step", disable=jax.process_index() > 0)
-    watch, arithmetic = Watch(), None
-    with Signal() as signalled:
-        for step in range(start + 1, stage.steps + 1):
-            with watch.waiting():
-                batch = to_devices(next(batches), mesh)
-            if counted and arithmetic is None:
-                arithmetic = training_flops(counted, state.trainable, frozen, batch)
-            if step == max(profile, start + 1) and profile:
-                jax.profiler.start_trace(folder / "profile")
-            state, values = step_function(state, frozen, batch)
-            if step == max(profile, start + 1) + 2 and profile:
-                jax.block_until_ready(values)
-                jax.profiler.stop_trace()
-                tqdm.write(f"wrote {folder / 'profile'}")
-            if step % stage.log_every == 0 or step == stage.steps:
-                values = {k: float(v) for k, v in jax.device_get(values).items()}
-                if values["skipped"] >= stage.max_skipped or (step == stage.steps and not math.isfinite(values["loss"])):
-                    raise InputError(f"the loss of stage {stage.name} is {values['loss']} at step {step}, after {values['skipped']:.0f} steps left out in a row; "
-                                     f"lower its lr ({stage.lr}) and run again")  # fmt: skip
-                metrics.add(step, values | {"lr": float(schedule(step - 1))} | watch.rates(batch, arithmetic, mesh))
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
-            bar.update()
-            stop = signalled.now or (jax.process_count() > 1 and checkpoints.preempted(step))
-            checkpoints.save(step, state, batches.get_state(), force=stop or step == stage.steps)
-            if stop and step < stage.steps:
-                bar.close()
-                checkpoints.close()
-                metrics.close()
-                raise Preempted(f"stopped at step {step} of stage {stage.name}, which is saved in {folder / 'checkpoints'}; the same command carries on")
+    watch, arithmetic, several = Watch(), {}, jax.process_count() > 1
+    first, last = max(profile, start + 1), min(max(profile, start + 1) + 2, stage.steps)  # of the trace
+    stop, values = False, {}
+    for step in range(start + 1, stage.steps + 1):
+        before = values
+        with watch.waiting():
+            batch = next(batches)
+            batch = to_devices(batch | {"stop": np.full(len(next(iter(batch.values()))), told.now, np.float32)}, mesh)
+        shape = batch["mean"].shape if "mean" in batch else ()
+        if counted and shape not in arithmetic:
+            arithmetic[shape] = training_flops(counted, state.trainable, frozen, batch)
+        watch.add(math.prod(shape[:4]) // 4 if shape else 0, arithmetic.get(shape, 0))
+        if profile and step == first:
+            jax.profiler.start_trace(folder / "profile")
+        state, values = step_function(state, frozen, batch)
+        # Every process must stop at the same step: what all know is what the step before found.
+        stop = float(before.get("stop", 0)) > 0 if several else told.now
+        if profile and first <= step and (step == last or stop):
+            jax.block_until_ready(values)
+            jax.profiler.stop_trace()
+            profile = 0
+            tqdm.write(f"wrote {folder / 'profile'}")
+        if step % stage.log_every == 0 or step == stage.steps:
+            logged = {k: float(v) for k, v in jax.device_get(values).items() if k != "stop"}
+            if logged["skipped"] >= stage.max_skipped or (step == stage.steps and not math.isfinite(logged["loss"])):
+                raise InputError(f"the loss of stage {stage.name} is {logged['loss']} at step {step}, after {logged['skipped']:.0f} steps left out in a row; "
+                                 f"lower its lr ({stage.lr}) and run again")  # fmt: skip
+            metrics.add(step, logged | {"lr": float(schedule(step - 1))} | watch.rates(mesh))
+            bar.set_postfix(loss=f"{logged['loss']:.4f}")
+        bar.update()
+        checkpoints.save(step, state, batches.get_state(), force=stop or step == stage.steps)
+        if stop:
+            break
     bar.close()
     checkpoints.close()
     metrics.close()
+    if stop:
+        raise Preempted(f"stopped at step {step} of stage {stage.name}, which is saved in {folder / 'checkpoints'}; the same command carries on")
     return state
 
 
@@ -177,7 +185,7 @@ class Watch:
         self._begin()
 
     def _begin(self) -> None:
-        self._began, self._waited, self._steps = time.perf_counter(), 0.0, 0
+        self._began, self._waited, self._steps, self._tokens, self._arithmetic = time.perf_counter(), 0.0, 0, 0, 0
 
     @contextlib.contextmanager
     def waiting(self):
@@ -187,33 +195,48 @@ class Watch:
         self._waited += time.perf_counter() - began
         self._steps += 1
 
-    def rates(self, batch: dict, arithmetic: int | None, mesh: Mesh) -> dict[str, float]:
+    def add(self, tokens: int, arithmetic: int) -> None:
+        self._tokens += tokens
+        self._arithmetic += arithmetic
+
+    def rates(self, mesh: Mesh) -> dict[str, float]:
         """seconds_per_step, of which data_seconds wait for data; tokens and TFLOP per second; mfu where the device's peak is known."""
-        seconds = (time.perf_counter() - self._began) / self._steps
-        out = {"seconds_per_step": seconds, "data_seconds": self._waited / self._steps}
-        if "mean" in batch:
-            out["tokens_per_second"] = math.prod(batch["mean"].shape[:4]) / 4 / seconds
-        if arithmetic:
-            out["tflops_per_device"] = arithmetic / seconds / mesh.size / 1e12
+        seconds = time.perf_counter() - self._began
+        out = {"seconds_per_step": seconds / self._steps, "data_seconds": self._waited / self._steps}
+        if self._tokens:
+            out["tokens_per_second"] = self._tokens / seconds
+        if self._arithmetic:
+            out["tflops_per_device"] = self._arithmetic / seconds / mesh.size / 1e12
             if fastest := peak(mesh.devices.flat[0]):
                 out["mfu"] = out["tflops_per_device"] * 1e12 / fastest
         self._begin()
         return out
 
 
-class Signal:
-    """Notes SIGTERM instead of dying of it, within a `with`. Several processes learn of it through jax's own service."""
+class Told:
+    """Whether this process was told to stop (SIGTERM), within a `with`: at once, or `later`, when `now` is to be looked at."""
 
-    now = False
+    def __init__(self):
+        self.now, self._later = False, False
 
     def __enter__(self):
         def note(*_):
             self.now = True
+            if not self._later:
+                raise Preempted("stopped; the same command carries on")
 
-        main = threading.current_thread() is threading.main_thread() and jax.process_count() == 1
+        main = threading.current_thread() is threading.main_thread()
         self._before = signal.signal(signal.SIGTERM, note) if main else None
         return self
 
     def __exit__(self, *_):
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
+
+    @contextlib.contextmanager
+    def later(self):
+        self._later = True
+        try:
+            yield
+        finally:
+            self._later = False

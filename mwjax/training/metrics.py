@@ -35,13 +35,13 @@ class Metrics:
         if self._silent:
             return
         row = {"step": step} | {k: float(v) for k, v in values.items()}
-        new = not self.rows
+        same = bool(self.rows) and self.rows[-1].keys() == row.keys()
         self.rows.append(row)
-        if new:
+        if not same:  # the first, or one with other columns
             self._write()
         else:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, row).writerow(row)
+                csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row))).writerow(row)
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
         if self._run:
@@ -50,7 +50,7 @@ class Metrics:
     def _write(self) -> None:
         with self.path.open("w", newline="") as file:
             if self.rows:
-                table = csv.DictWriter(file, self.rows[0])
+                table = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)))
                 table.writeheader()
                 table.writerows(self.rows)
 
@@ -64,7 +64,10 @@ class Metrics:
         if not self.rows:
             return None
         path = self.folder / "loss.png"
-        plot(np.array([r["step"] for r in self.rows]), np.array([r["loss"] for r in self.rows])).save(path)
+        finite = np.array([(r["step"], r["loss"]) for r in self.rows if np.isfinite(r["loss"])])
+        if not len(finite):
+            return None
+        plot(*finite.T).save(path)
         return path
 
 
@@ -89,7 +92,7 @@ def _read(path: pathlib.Path) -> list[dict[str, float]]:
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             try:
-                rows.append({k: int(v) if k == "step" else float(v) for k, v in row.items()})
+                rows.append({k: int(v) if k == "step" else float(v) for k, v in row.items() if v != ""})
             except (TypeError, ValueError):  # a line cut off by a kill
                 break
     return rows

@@ -36,7 +36,7 @@ def plan_stage(stage: Stage, variables: dict, objective: Objective, counted: Obj
         trainable, frozen = jax.eval_shape(lambda tree: partition(tree, TRAINABLE[stage.name]), variables)
         schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
         optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
-        frozen = {path: jax.ShapeDtypeStruct(a.shape, frozen_dtype) for path, a in frozen.items()}
+        frozen = {path: jax.ShapeDtypeStruct(a.shape, frozen_dtype if path.startswith("params/") else a.dtype) for path, a in frozen.items()}
         state = jax.eval_shape(lambda t: new_state(t, optimizer, averaged=stage.average > 0), trainable)
         layout = state_shardings(state, mesh)
         state, frozen = _laid(state, layout), _laid(frozen, shardings(frozen, mesh))

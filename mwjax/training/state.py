@@ -67,6 +67,7 @@ def make_step(
 
     def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         batch = {k: constrain(a, "batch", *[None] * (a.ndim - 1)) for k, a in batch.items()}
+        stop = batch.pop("stop", jnp.zeros(1)).max()  # whether any process was told to stop
         drawn = objective.draw(batch, jax.random.fold_in(jax.random.key(seed), state.step))
         gradient = jax.value_and_grad(lambda trainable, part: objective.loss(combine(trainable, frozen), part), has_aux=True)
 
@@ -83,18 +84,18 @@ def make_step(
             (value, parts), gradients = jax.tree.map(lambda a: a / accumulate, total)
 
         norm = optax.global_norm(gradients)
-        early = state.step < warmup
+        early = (state.step < warmup) | (state.usual == 0)
         good = jnp.isfinite(value) & jnp.isfinite(norm) & (early | (spike == 0) | (value < spike * state.usual))
 
         def update(state):
             updates, moments = optimizer.update(gradients, state.optimizer, state.trainable)
             trainable = optax.apply_updates(state.trainable, updates)
             average = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.average, trainable) if state.average else {}
-            usual = jnp.where(state.step == 0, value, 0.98 * state.usual + 0.02 * value)
+            usual = jnp.where(state.usual == 0, value, 0.98 * state.usual + 0.02 * value)
             return TrainState(state.step, trainable, moments, average, usual, jnp.zeros_like(state.skipped))
 
         state = jax.lax.cond(good, update, lambda state: state.replace(skipped=state.skipped + 1), state)
-        metrics = {"loss": value, **parts, "grad_norm": norm, "skipped": state.skipped}
+        metrics = {"loss": value, **parts, "grad_norm": norm, "skipped": state.skipped, "stop": stop}
         return state.replace(step=state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=layout and (layout, None))
