@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     fast.add_argument("--attention", choices=["auto", *BACKENDS], default="auto", help="attention kernel (default: by device)")
     fast.add_argument("--compile-only", action="store_true", help="compile for these sizes into the cache, print the memory it will take, and stop")
     out = p.add_argument_group("output")
-    out.add_argument("--out", nargs="+", default=["sample.mp4"], help=".mp4, .gif, .safetensors (latents) or, without suffix, a folder of PNG frames; several at once")
+    out.add_argument("--out", nargs="+", help=".mp4, .gif, .safetensors (latents) or, without suffix, a folder of PNG frames; several at once (default: sample.mp4)")
     out.add_argument("--fps", type=float, help="frames per second")
     out.add_argument("--enlarge", type=int, default=0, help="repeat pixels this often (default: up to about 384 lines)")
     out.add_argument("--no-hud", action="store_true", help="do not draw the keys")
@@ -99,8 +99,11 @@ def check(args: argparse.Namespace, folder: Folder) -> list[Shot]:
         raise InputError(f"--tile {args.tile} must be a multiple of 8, at least 64")
     world = folder.networks["transformer"].config
     plan(world, sampling_of(args))
-    shots = []
-    for number, row in enumerate(read_jobs(args.jobs) if args.jobs else [{}], 1):
+    shots, jobs = [], read_jobs(args.jobs) if args.jobs else [{}]
+    if args.out and len(jobs) == 1:  # what is asked for here and now
+        jobs = [jobs[0] | {"out": args.out}]
+    args.out = args.out or ["sample.mp4"]
+    for number, row in enumerate(jobs, 1):
         values = {key: row.get(key, getattr(args, key)) for key in JOB_KEYS}
         out = [values["out"]] if isinstance(values["out"], str) else values["out"]
         paths = tuple(pathlib.Path(p) if "out" in row or not args.jobs else pathlib.Path(p).with_stem(f"{pathlib.Path(p).stem}_{number:04d}") for p in out)

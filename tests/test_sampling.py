@@ -205,6 +205,8 @@ def test_jobs_formats_and_reproduction(tmp_path, model, capsys):
     assert len(record["weights"]) == 3
     sample.main([*common, "--jobs", str(tmp_path / "a_0001.json")])
     assert (tmp_path / "a_0001.mp4").read_bytes() == before
+    sample.main([*common, "--jobs", str(tmp_path / "a_0001.json"), "--out", str(tmp_path / "again.mp4")])
+    assert (tmp_path / "again.mp4").read_bytes() == before
     (tmp_path / "jobs.jsonl").write_text('{"promt": "x"}\n')
     with pytest.raises(SystemExit) as stopped:
         sample.main([*common, "--jobs", str(tmp_path / "jobs.jsonl")])
