@@ -300,14 +300,14 @@ def main(argv: list[str] | None = None) -> None:
     if args.plan:
         plan_job(job, args.plan)
         return
+    check_wandb(args.wandb)
+    start_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
     with Told() as told:
         run(job, args, told)
 
 
 def run(job: Job, args: argparse.Namespace, told: Told) -> None:
     """Everything that the config asks for, from what is there already on."""
-    check_wandb(args.wandb)
-    start_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
     report_devices(args.device)
     mesh, local = make_mesh(job.mesh), make_mesh(MeshShape(), jax.local_devices())
     check_mesh(job, mesh, world_of(job))

@@ -75,6 +75,8 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         print(f"error: {who} waited {timeout} s for the others; check that all are started and can reach the coordinator", file=sys.stderr, flush=True)
         os._exit(2)
 
+    # On CPUs, two programs at once would mix up their messages (Gloo has one channel); on accelerators, streams keep them apart.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
     alarm.start()

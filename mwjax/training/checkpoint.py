@@ -13,7 +13,11 @@ class Checkpoints:
     """The checkpoints of one stage, in `folder`."""
 
     def __init__(self, folder: str | pathlib.Path, *, every: int, keep: int = 2, keep_every: int = 0):
-        options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=True)
+        # In the background with one process only: Orbax's threads wait for other processes by a collective of all devices, which runs into
+        # those of the next training step.
+        options = ocp.CheckpointManagerOptions(
+            save_interval_steps=every, max_to_keep=keep, keep_period=keep_every or None, enable_async_checkpointing=jax.process_count() == 1
+        )
         self.folder = pathlib.Path(folder).resolve()
         handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
@@ -39,6 +43,10 @@ class Checkpoints:
             reason = str(error).partition("\n")[0][:160]
             raise InputError(f"{self.folder} holds a checkpoint of another optimizer or `average` ({reason}); set them as they were, delete it or change `out`") from None
         return restored["state"], restored["data"]
+
+    def preempted(self, step: int) -> bool:
+        """Whether any process of this run was told to stop (SIGTERM); all get the same answer at the same step."""
+        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         self._manager.wait_until_finished()

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
@@ -127,12 +126,10 @@ def _steps(stage, state, frozen, step_function, batches, schedule, told, *, fold
     bar = tqdm(total=stage.steps, initial=start, desc=f"stage {stage.folder}", unit="step", disable=jax.process_index() > 0)
     watch, arithmetic, several = Watch(), {}, jax.process_count() > 1
     first, last = max(profile, start + 1), min(max(profile, start + 1) + 2, stage.steps)  # of the trace
-    stop, values = False, {}
+    stop = False
     for step in range(start + 1, stage.steps + 1):
-        before = values
         with watch.waiting():
-            batch = next(batches)
-            batch = to_devices(batch | {"stop": np.full(len(next(iter(batch.values()))), told.now, np.float32)}, mesh)
+            batch = to_devices(next(batches), mesh)
         shape = batch["mean"].shape if "mean" in batch else ()
         if counted and shape not in arithmetic:
             arithmetic[shape] = training_flops(counted, state.trainable, frozen, batch)
@@ -140,15 +137,14 @@ def _steps(stage, state, frozen, step_function, batches, schedule, told, *, fold
         if profile and step == first:
             jax.profiler.start_trace(folder / "profile")
         state, values = step_function(state, frozen, batch)
-        # Every process must stop at the same step: what all know is what the step before found.
-        stop = float(before.get("stop", 0)) > 0 if several else told.now
+        stop = checkpoints.preempted(step) if several else told.now
         if profile and first <= step and (step == last or stop):
             jax.block_until_ready(values)
             jax.profiler.stop_trace()
             profile = 0
             tqdm.write(f"wrote {folder / 'profile'}")
         if step % stage.log_every == 0 or step == stage.steps:
-            logged = {k: float(v) for k, v in jax.device_get(values).items() if k != "stop"}
+            logged = {k: float(v) for k, v in jax.device_get(values).items()}
             if logged["skipped"] >= stage.max_skipped or (step == stage.steps and not math.isfinite(logged["loss"])):
                 raise InputError(f"the loss of stage {stage.name} is {logged['loss']} at step {step}, after {logged['skipped']:.0f} steps left out in a row; "
                                  f"lower its lr ({stage.lr}) and run again")  # fmt: skip
@@ -225,7 +221,7 @@ class Told:
             if not self._later:
                 raise Preempted("stopped; the same command carries on")
 
-        main = threading.current_thread() is threading.main_thread()
+        main = threading.current_thread() is threading.main_thread() and jax.process_count() == 1  # of several, jax's own service knows
         self._before = signal.signal(signal.SIGTERM, note) if main else None
         return self
 

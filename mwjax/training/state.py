@@ -67,7 +67,6 @@ def make_step(
 
     def step(state: TrainState, frozen: dict, batch: dict) -> tuple[TrainState, dict]:
         batch = {k: constrain(a, "batch", *[None] * (a.ndim - 1)) for k, a in batch.items()}
-        stop = batch.pop("stop", jnp.zeros(1)).max()  # whether any process was told to stop
         drawn = objective.draw(batch, jax.random.fold_in(jax.random.key(seed), state.step))
         gradient = jax.value_and_grad(lambda trainable, part: objective.loss(combine(trainable, frozen), part), has_aux=True)
 
@@ -95,7 +94,7 @@ def make_step(
             return TrainState(state.step, trainable, moments, average, usual, jnp.zeros_like(state.skipped))
 
         state = jax.lax.cond(good, update, lambda state: state.replace(skipped=state.skipped + 1), state)
-        metrics = {"loss": value, **parts, "grad_norm": norm, "skipped": state.skipped, "stop": stop}
+        metrics = {"loss": value, **parts, "grad_norm": norm, "skipped": state.skipped}
         return state.replace(step=state.step + 1), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=layout and (layout, None))
