@@ -13,6 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
 from mwjax.errors import InputError
+from mwjax.launch import find_platform
 from mwjax.parallel.sharding import AXES
 
 
@@ -75,8 +76,8 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         print(f"error: {who} waited {timeout} s for the others; check that all are started and can reach the coordinator", file=sys.stderr, flush=True)
         os._exit(2)
 
-    # On CPUs, two programs at once would mix up their messages (Gloo has one channel); on accelerators, streams keep them apart.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
+    if find_platform()[0] == "cpu":  # with one thread a process: independent collectives at once would mix up their messages
+        os.environ.setdefault("NPROC", "1")
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
     alarm.start()
