@@ -9,7 +9,7 @@ class InputError(ValueError):
     """A wrong input. The message names the input, what is wrong with it and what would be right."""
 
 
-class Preempted(Exception):
+class Preempted(BaseException):  # as KeyboardInterrupt: nobody's `except Exception` may keep it
     """The run was told to stop (SIGTERM) and has saved what it did: commands say so and exit with code 0."""
 
 

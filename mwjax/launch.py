@@ -16,6 +16,8 @@ import re
 import subprocess
 import sys
 
+from mwjax.errors import InputError, command
+
 # Variables by platform. Sources: AMD's guides for training with jax on Instinct; glibc's mallopt(3).
 ENVIRONMENT: dict[str, dict[str, str]] = {
     "rocm": {
@@ -82,6 +84,7 @@ def environment(platform: str, target: str) -> tuple[dict[str, str], list[str]]:
     return new, unknown
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m mwjax.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--platform", choices=list(ENVIRONMENT), help="default: by the device files of this machine")
@@ -97,8 +100,7 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f'export {name}="{value}"' for name, value in new.items()))
         return
     if not args.command:
-        print("error: no command; give a module, such as mwjax.train, and its arguments", file=sys.stderr)
-        sys.exit(2)
+        raise InputError("no command; give a module, such as mwjax.train, and its arguments")
     print(f"{platform}{f' ({target})' if target else ''}: {', '.join(new) or 'nothing to set'}", file=sys.stderr, flush=True)
     os.execve(sys.executable, [sys.executable, "-m", *args.command], os.environ | new)
 

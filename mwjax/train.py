@@ -47,6 +47,18 @@ from mwjax.worlds.recorder import Recording, record
 
 
 @dataclasses.dataclass(frozen=True)
+class Control:
+    """kind: one of CONTROLS. action_dim: width of the action features."""
+
+    kind: str
+    action_dim: int = 1536
+
+    def __post_init__(self):
+        if self.kind not in CONTROLS:
+            raise InputError(f"control.kind {self.kind!r} is unknown; use {', '.join(CONTROLS)}")
+
+
+@dataclasses.dataclass(frozen=True)
 class Memory:
     """frozen: dtype of weights that are not trained. compute: dtype of activations. remat: what the backward pass recomputes, a name of REMAT."""
 
@@ -94,9 +106,7 @@ def check(config, *, planning: bool = False) -> Job:
         if key not in config:
             raise InputError(f"config key {key} is missing")
     framing = build(Framing, config.framing, "framing")
-    for key in config.control:
-        if key not in ("kind", "action_dim"):
-            raise InputError(f"config key control.{key} is unknown; known here: kind, action_dim")
+    control = build(Control, config.control, "control")
     recording = build(Recording, config.record, "record") if config.record else None
     if config.dataset or planning:
         recording = None
@@ -114,20 +124,18 @@ def check(config, *, planning: bool = False) -> Job:
             raise InputError(f"model {config.model!r} is unknown; new models are {', '.join('new:' + v for v in VARIANTS)}")
     else:
         world = model_folder.preflight(config.model).networks["transformer"].config
-        if world.control not in ("none", config.control.kind):
-            raise InputError(f"model {config.model} has control {world.control}, control.kind is {config.control.kind}")
-        if config.control.kind == "controlnet" and world.backbone.num_layers % EVERY:
+        if world.control not in ("none", control.kind):
+            raise InputError(f"model {config.model} has control {world.control}, control.kind is {control.kind}")
+        if control.kind == "controlnet" and world.backbone.num_layers % EVERY:
             raise InputError(f"model {config.model} has {world.backbone.num_layers} layers; a ControlNet needs an even number, use control.kind adaln")
     stages = tuple(build(Stage, stage, f"stages.{i}") for i, stage in enumerate(config.stages))
-    if any(s.name == "action" for s in stages) and config.control.kind == "none":
+    if any(s.name == "action" for s in stages) and control.kind == "none":
         raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')
-    if config.control.kind not in CONTROLS:
-        raise InputError(f"control.kind {config.control.kind!r} is unknown; use {', '.join(CONTROLS)}")
     for stage in stages:
         if stage.start:
             newest(stage.start)
     mesh, memory = build(MeshShape, config.get("mesh", {}), "mesh"), build(Memory, config.get("memory", {}), "memory")
-    return Job(pathlib.Path(config.out), config.seed, config.model, config.control.kind, config.control.action_dim, config.dataset, recording,
+    return Job(pathlib.Path(config.out), config.seed, config.model, control.kind, control.action_dim, config.dataset, recording,
                framing, stages, build(Sampling, config.sampling, "sampling"), config.lora_scale, mesh, memory)  # fmt: skip
 
 
@@ -251,7 +259,7 @@ def plan_job(job: Job, where: str) -> list[Plan]:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for stage in job.stages:
         if stage.name == "vae":
-            print("| vae | not planned: it fits anywhere |" + " |" * (len(columns) - 2))
+            print("| vae | not planned |" + " |" * (len(columns) - 2))
             continue
         inputs = {"mean": latents, "logvar": latents, "keyboard": (framing.frames, 7), "mouse": (framing.frames, 2)}
         inputs["text"] = (world.backbone.text_len, world.backbone.text_dim)

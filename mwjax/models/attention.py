@@ -47,7 +47,7 @@ def self_attention(
         flat = lambda a: a.reshape(a.shape[0], -1, *a.shape[3:])
         return attention(flat(q), flat(k), flat(v), backend=backend).reshape(q.shape)
 
-    y = locally(local, (names,) * 3, names, *(padded_heads(a, "all heads") for a in (q, k, v)))
+    y = locally(local, (names,) * 3, *(padded_heads(a, "all heads") for a in (q, k, v)))
     return constrain(y, "batch", None, "tokens", "heads", None)[..., :count, :]
 
 
@@ -60,7 +60,7 @@ def cross_attention(
     def local(q, k, v):
         return attention(q.reshape(q.shape[0], -1, *q.shape[3:]), k, v, backend=backend).reshape(q.shape)
 
-    return locally(local, (tokens, context, context), tokens, *(padded_heads(a, "heads") for a in (q, k, v)))[..., :count, :]
+    return locally(local, (tokens, context, context), *(padded_heads(a, "heads") for a in (q, k, v)))[..., :count, :]
 
 
 def _blockwise(q, k, v, scale):

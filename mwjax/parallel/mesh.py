@@ -76,7 +76,7 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         print(f"error: {who} waited {timeout} s for the others; check that all are started and can reach the coordinator", file=sys.stderr, flush=True)
         os._exit(2)
 
-    if find_platform()[0] == "cpu":  # with one thread a process: independent collectives at once would mix up their messages
+    if os.environ.get("JAX_PLATFORMS") == "cpu" or find_platform()[0] == "cpu":  # with one thread a process: independent collectives at once would mix up their messages
         os.environ.setdefault("NPROC", "1")
     alarm = threading.Timer(timeout, give_up)
     alarm.daemon = True
@@ -85,7 +85,10 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         jax.distributed.initialize(**options, initialization_timeout=timeout + 60)
     except ValueError as error:
         raise InputError(f"jax does not find the other {tasks - 1} tasks of this job ({error}); give --coordinator, --processes and --process") from None
-    alarm.cancel()
+    except RuntimeError as error:
+        raise InputError(f"{who} cannot start ({str(error).partition(chr(10))[0][:200]}); check --coordinator") from None
+    finally:
+        alarm.cancel()
     nodes = _number("SLURM_NNODES", 0) or (tasks // max(_number("OMPI_COMM_WORLD_LOCAL_SIZE", 1), 1))
     if nodes == (processes or tasks):  # one process a node has all its devices; jax gives each task of a cluster one
         for platform in ("cuda", "rocm"):

@@ -23,13 +23,12 @@ ACTIVATIONS: dict[str | None, tuple[str, ...]] = {
     "tokens": ("sequence",),
     "heads": ("tensor",),
     "all heads": ("sequence", "tensor"),  # within self-attention, where every device needs all tokens
-    "hidden": ("tensor",),
 }
 
 # Mesh axes of the last axes of each parameter (leading ones, such as layers, are whole). The first match wins.
 PARAMETERS: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r".*/(bias|scale|gamma|alpha|modulation|head_modulation|relative_bias)$", ()),
-    (r"vae/|.*action_encoder/", ()),  # small
+    (r".*action_encoder/", ()),  # small
     (r".*lora/.*/down$", ("fsdp", None)),
     (r".*lora/.*/up$", (None, "fsdp")),
     (r".*/(o|dense_1|fc2|proj|head)/kernel$", ("tensor", "fsdp")),  # back to the model's width
@@ -62,17 +61,13 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     return x if mesh is None else jax.lax.with_sharding_constraint(x, fitted([ACTIVATIONS[n] for n in names], x.shape, mesh))
 
 
-def locally(function: Callable, inputs: Sequence[Sequence[str | None]], output: Sequence[str | None], *arrays: jax.Array) -> jax.Array:
-    """function(*arrays) on every device's own part, cut along the named axes; the axes of the result are named by `output`.
-
-    The result must be as long as the first array along the axes that are cut.
-    """
+def locally(function: Callable, names: Sequence[Sequence[str | None]], *arrays: jax.Array) -> jax.Array:
+    """function(*arrays) on every device's own part, cut along the named axes of each array. The result is cut as the first array is."""
     mesh = current_mesh()
     if mesh is None:
         return function(*arrays)
-    specs = [fitted([ACTIVATIONS[n] for n in names], a.shape, mesh) for names, a in zip(inputs, arrays, strict=True)]
-    by_name = dict(zip(inputs[0], specs[0], strict=True)) | {None: None}
-    return jax.shard_map(function, in_specs=tuple(specs), out_specs=PartitionSpec(*(by_name[n] for n in output)), check_vma=False)(*arrays)
+    specs = tuple(fitted([ACTIVATIONS[n] for n in axes], a.shape, mesh) for axes, a in zip(names, arrays, strict=True))
+    return jax.shard_map(function, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
 
 
 def padded_heads(x: jax.Array, name: str) -> jax.Array:
@@ -89,10 +84,10 @@ def parameter_sharding(path: str, shape: Sequence[int], mesh) -> NamedSharding:
     return NamedSharding(mesh, fitted(axes, shape, mesh))
 
 
-def shardings(tree: Any, mesh, prefix: str = "") -> Any:
+def shardings(tree: Any, mesh) -> Any:
     """The sharding of every leaf of a nested or flat dict of arrays or shapes, by PARAMETERS."""
     flat = flatten_dict(tree, sep="/")
-    named = {path: parameter_sharding(f"{prefix}{path}", leaf.shape, mesh) for path, leaf in flat.items()}
+    named = {path: parameter_sharding(path, leaf.shape, mesh) for path, leaf in flat.items()}
     return named if any("/" in path for path in tree) else unflatten_dict(named, sep="/")
 
 

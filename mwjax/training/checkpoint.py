@@ -53,13 +53,18 @@ class Checkpoints:
         self._manager.close()
 
 
+def saved_steps(folder: str | pathlib.Path) -> list[int]:
+    """Steps of the finished checkpoints in a stage's folder."""
+    folder = pathlib.Path(folder)
+    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+
 def newest(folder: str | pathlib.Path) -> pathlib.Path:
     """The state of the newest checkpoint in a stage's folder. Raises InputError if there is none."""
-    folder = pathlib.Path(folder).resolve()
-    steps = [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []
+    folder, steps = pathlib.Path(folder).resolve(), saved_steps(folder)
     if not steps:
         raise InputError(f"{folder} holds no checkpoint; give the `checkpoints` folder of a stage")
-    return folder / str(max(steps)) / "state"
+    return folder / str(steps[-1]) / "state"
 
 
 def restore_trainable(folder: str | pathlib.Path, like: dict[str, jax.Array]) -> dict[str, jax.Array]:

@@ -8,16 +8,17 @@ import pathlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
+import optax
 from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mwjax.errors import InputError, Preempted
 from mwjax.parallel.mesh import MeshShape, make_mesh
 from mwjax.parallel.sharding import batch_sharding, shardings
-from mwjax.training.checkpoint import Checkpoints, restore_trainable
+from mwjax.training.checkpoint import Checkpoints, restore_trainable, saved_steps
 from mwjax.training.flops import count, peak
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective
@@ -87,6 +88,12 @@ TRAINABLE: dict[str, Rules] = {
 }
 
 
+def optimizer_of(stage: Stage) -> tuple[Callable, optax.GradientTransformation]:
+    """(learning rate by step, optimizer)."""
+    schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
+    return schedule, OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
+
+
 def train(
     stage: Stage, variables: dict, objective: Objective, batches: Iterator, *, folder: str | pathlib.Path, seed: int, mesh: Mesh | None = None,
     counted: Objective | None = None, profile: int = 0, wandb: str = "", told: "Told | None" = None,
@@ -98,11 +105,10 @@ def train(
     wandb: project to log to as well. told: whether to stop (default: by SIGTERM). Raises Preempted then, when a checkpoint is written.
     """
     folder, mesh = pathlib.Path(folder), mesh or make_mesh(MeshShape(), jax.devices()[:1])
-    schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
-    optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
+    schedule, optimizer = optimizer_of(stage)
     with jax.set_mesh(mesh):
         trainable, frozen = (jax.device_put(part, shardings(part, mesh)) for part in partition(variables, TRAINABLE[stage.name]))
-        if stage.start and not (folder / "checkpoints").exists():
+        if stage.start and not saved_steps(folder / "checkpoints"):
             trainable = restore_trainable(stage.start, trainable)
         start_state = functools.partial(new_state, optimizer=optimizer, averaged=stage.average > 0)
         layout = state_shardings(jax.eval_shape(start_state, trainable), mesh)

@@ -8,9 +8,8 @@ import re
 import jax
 
 from mwjax.parallel.sharding import batch_sharding, shardings
-from mwjax.training.loop import TRAINABLE, Stage, training_flops
+from mwjax.training.loop import TRAINABLE, Stage, optimizer_of, training_flops
 from mwjax.training.objectives import Objective
-from mwjax.training.optim import OPTIMIZERS, SCHEDULES
 from mwjax.training.state import make_step, new_state, partition, state_shardings
 
 
@@ -34,8 +33,7 @@ def plan_stage(stage: Stage, variables: dict, objective: Objective, counted: Obj
     """variables, batch: shapes. Nothing is allocated."""
     with jax.set_mesh(mesh):
         trainable, frozen = jax.eval_shape(lambda tree: partition(tree, TRAINABLE[stage.name]), variables)
-        schedule = SCHEDULES[stage.schedule](stage.lr, stage.warmup, stage.steps)
-        optimizer = OPTIMIZERS[stage.optimizer](schedule, weight_decay=stage.weight_decay, clip=stage.clip, b2=stage.b2, eps=stage.eps)
+        _, optimizer = optimizer_of(stage)
         frozen = {path: jax.ShapeDtypeStruct(a.shape, frozen_dtype if path.startswith("params/") else a.dtype) for path, a in frozen.items()}
         state = jax.eval_shape(lambda t: new_state(t, optimizer, averaged=stage.average > 0), trainable)
         layout = state_shardings(state, mesh)
