@@ -219,6 +219,8 @@ WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", 
         (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
         (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
         (["--config", "tests/small_config.py", "--processes", "2"], "missing: coordinator, process"),
+        (["--config", "tests/small_config.py", *WAITING, "--coordinator", "localhost"], "not of the form HOST:PORT"),
+        (["--config", "tests/small_config.py", "--config.control.action_dims=7"], "did you mean action_dim?"),
         (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
     ],
 )

@@ -67,6 +67,8 @@ def start_processes(coordinator: str = "", processes: int = 0, process: int = -1
         return
     if any(given.values()) and not all(given.values()):
         raise InputError(f"several processes need coordinator, processes and process together; missing: {', '.join(k for k, v in given.items() if not v)}")
+    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+        raise InputError(f"coordinator {coordinator!r} is not of the form HOST:PORT, such as node0:9999")
     if any(given.values()) and process >= processes:
         raise InputError(f"process {process} is not below the number of processes, {processes}")
     options = {"coordinator_address": coordinator, "num_processes": processes, "process_id": process} if all(given.values()) else {}
