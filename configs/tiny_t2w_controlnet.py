@@ -23,8 +23,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.control = {"kind": "controlnet", "action_dim": 192}
     config.dataset = ""  # a dataset folder in the released layout; "" records one
     config.record = {"levels": arenas(300 if long else 96, 2000), "scenes": 300 if long else 96, "clips": 18, "frames": 17, "size": (96, 160), "seed": 1}
-    if long:  # walking shows less than turning, so more of it, and more often alone
-        config.record["policy_options"] = (("still", 0.3), ("mouse", (0.45, 0.3, 0.15, 0.1)), ("special", (0.7, 0.1, 0.1, 0.1)))
     config.framing = {"frames": 17, "height": 48, "width": 80, "shrink": 2}
     muon = {"optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}  # far fewer steps than AdamW from a fresh start
     config.stages = [

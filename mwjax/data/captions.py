@@ -19,8 +19,7 @@ PROMPT = "Describe the scenery and objects in the game video."
 def caption(words: str, actions: list[Action]) -> str:
     """One sentence on the place (`words`) and, coarsely, on what is done; directions are left to the action inputs."""
     share = {
-        "walking": np.mean([a.ws == 1 for a in actions]),
-        "backing away": np.mean([a.ws == 2 for a in actions]),
+        "walking": np.mean([a.ws != 0 for a in actions]),
         "stepping sideways": np.mean([a.ad != 0 for a in actions]),
         "jumping": np.mean([a.scs == 1 for a in actions]),
         "crouching": np.mean([a.scs == 2 for a in actions]),

@@ -74,7 +74,7 @@ def shift(before: np.ndarray, after: np.ndarray, *, limit: int = 12) -> tuple[fl
 
 
 ZOOMS = np.exp(np.linspace(-0.2, 0.2, 41))  # scales looked for
-GAP = 4  # frames between the two that are compared for zoom: walking changes a picture slowly
+GAP = 2  # frames between the two that are compared for zoom: walking changes a picture slowly
 
 
 def zoom(before: np.ndarray, after: np.ndarray, *, margin: int = 4) -> float:

@@ -104,7 +104,7 @@ def places(wad: str, level: str) -> list[tuple[float, float]]:
 class DoomWorld:
     """One level of the game, headless. Monsters, weapon and HUD are off; what remains is moving and looking."""
 
-    def __init__(self, level: str, *, size: tuple[int, int] = (96, 160), tics_per_frame: int = 2):
+    def __init__(self, level: str, *, size: tuple[int, int] = (96, 160), tics_per_frame: int = 3):
         """size: (height, width) of the frames, at most (192, 320), aspect 3:5. Raises InputError for an unknown level."""
         import vizdoom
 

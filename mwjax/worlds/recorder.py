@@ -35,7 +35,7 @@ class Recording:
     clips: int = 18
     frames: int = 17
     size: tuple[int, int] = (96, 160)
-    tics_per_frame: int = 2
+    tics_per_frame: int = 3
     seed: int = 0
     policy: str = "hold"
     policy_options: tuple[tuple[str, object], ...] = ()
