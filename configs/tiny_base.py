@@ -12,7 +12,6 @@ import ml_collections
 
 from mwjax.worlds.levels import TEXTURED, arenas, freedoom
 
-
 EARLIER = {"tics_per_frame": 2, "policy_options": (("still", 0.5), ("mouse", (0.25, 0.4, 0.15, 0.2)), ("special", (0.55, 0.15, 0.15, 0.15)))}
 VARIANTS = {  # variant: (starts from, recording)
     "vae": ("new:tiny", EARLIER),
