@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
+from mwjax.evaluation.networks.idm import IDMConfig, InverseDynamics
 from mwjax.models import world_model
 from mwjax.models.image import ImageConfig, ImageEncoder
 from mwjax.models.text import TextConfig, TextEncoder
@@ -26,6 +27,11 @@ def text_shapes(cfg: TextConfig) -> dict:
 def image_shapes(cfg: ImageConfig) -> dict:
     pixels = jnp.zeros((1, cfg.image_size, cfg.image_size, 3))
     return jax.eval_shape(lambda: ImageEncoder(cfg).init(jax.random.key(0), pixels)["params"])
+
+
+def idm_shapes(cfg: IDMConfig) -> dict:
+    video = jnp.zeros((1, 1, *cfg.image_size, 3), jnp.uint8)
+    return jax.eval_shape(lambda: InverseDynamics(cfg).init(jax.random.key(0), video)["params"])
 
 
 def parameter_count(tree: dict) -> int:

@@ -1,6 +1,6 @@
 """Rule tables between published key names and this project's parameter trees, and the one loop that applies them both ways.
 
-A row is (their name, our path, kind). Braces capture: `{i}` a number, other names a word; `{layer}` is the index along
+A row is (their name, our path, kind). Braces capture: `{i}`, `{j}`, `{k}` a number, other names a word; `{layer}` is the index along
 the leading axis of our stacked parameters. `kind` names the leaves below that point and how each is laid out.
 """
 
@@ -55,6 +55,7 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
              lambda a: a.reshape(math.isqrt(a.shape[0] // 3), -1, 3, a.shape[-1]).transpose(3, 2, 0, 1)),),
     "conv2": (Leaf(".weight", "/kernel", *_permute(2, 3, 1, 0)), BIAS),
     "conv3": (Leaf(".weight", "/kernel", *_permute(2, 3, 4, 1, 0)), BIAS),
+    "conv3_flat": (Leaf(".weight", "_kernel", *_permute(2, 3, 4, 1, 0)), Leaf(".bias", "_bias")),
     "time": (  # [o, i, 3, 1, 1] to [3, i, o]
         Leaf(".weight", "/time_kernel", lambda a: a.squeeze((3, 4)).transpose(2, 1, 0), lambda a: np.expand_dims(a.transpose(2, 1, 0), (3, 4))),
         Leaf(".bias", "/time_bias")),
@@ -77,7 +78,7 @@ KINDS: dict[str, tuple[Leaf, ...]] = {
 @functools.cache
 def _pattern(template: str) -> re.Pattern:
     parts = re.split(r"\{(\w+)\}", template)
-    text = "".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>{r'[0-9]+' if p in ('i', 'layer') else r'[a-z_]+?'})" for i, p in enumerate(parts))
+    text = "".join(re.escape(p) if i % 2 == 0 else rf"(?P<{p}>{r'[0-9]+' if p in ('i', 'j', 'k', 'layer') else r'[a-z_]+?'})" for i, p in enumerate(parts))
     return re.compile(text)
 
 

@@ -12,15 +12,18 @@ from safetensors import safe_open
 FOLDER = pathlib.Path(os.environ.get("MWJAX_GOLDEN_DIR") or pathlib.Path(__file__).parent / "files")
 
 
-def weight_value(name: str, shape, seed: int) -> np.ndarray:
+def weight_value(name: str, shape, seed: int, scale: float = 1.0) -> np.ndarray:
     """The value of a weight, as defined where the files were made."""
     noise = np.random.RandomState(zlib.crc32(name.encode()) ^ seed).standard_normal(tuple(shape)).astype(np.float32)
+    if name.endswith("running_var"):
+        return 1 + 0.1 * np.abs(noise)
     if name.endswith("gamma") or (len(shape) < 2 and name.endswith("weight")):
         return 1 + 0.1 * noise
     if len(shape) < 2:
         return 0.1 * noise
     fan_in = shape[-1] if name.endswith("modulation") else int(np.prod(shape[1:]))
-    return noise * np.float32(0.8 / np.sqrt(fan_in))
+    value = noise * np.float32(0.8 * scale / np.sqrt(max(fan_in, 1)))
+    return np.abs(value) if name.startswith("lin") else value
 
 
 class Case:
@@ -39,8 +42,8 @@ class Case:
 
     def weights(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Weights whose names begin with `prefix`, which is taken off."""
-        shapes, seed = self.meta["weights"], self.meta["weight_seed"]
-        return {k.removeprefix(prefix): weight_value(k, s, seed) for k, s in shapes.items() if k.startswith(prefix)}
+        shapes, seed, scale = self.meta["weights"], self.meta["weight_seed"], self.meta.get("weight_scale", 1.0)
+        return {k.removeprefix(prefix): weight_value(k, s, seed, scale) for k, s in shapes.items() if k.startswith(prefix)}
 
 
 def _parse(text: str):
