@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from converters.tables import Row
-from mwjax.evaluation.networks.idm import IDMConfig
 from mwjax.errors import InputError
+from mwjax.evaluation.networks.idm import IDMConfig
 
 IDM: tuple[Row, ...] = (
     ("net.conv3d_layer.layer", "conv3d", "conv3_flat"),

@@ -132,6 +132,8 @@ def check(config, *, planning: bool = False) -> Job:
     if any(s.name == "action" for s in stages) and control.kind == "none":
         raise InputError('control.kind is "none", but there is an action stage; use "controlnet" or "adaln"')
     for stage in stages:
+        if stage.name == "idm":
+            raise InputError("stage idm trains no world model; use python -m mwjax.evaluation.train_idm")
         if stage.start:
             newest(stage.start)
     mesh, memory = build(MeshShape, config.get("mesh", {}), "mesh"), build(Memory, config.get("memory", {}), "memory")

@@ -28,7 +28,7 @@ from mwjax.training.state import Rules, TrainState, combine, make_step, new_stat
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """How one stage trains. name: vae, base, lora or action."""
+    """How one stage trains. name: vae, base, lora, action or idm."""
 
     name: str
     steps: int
@@ -84,6 +84,7 @@ TRAINABLE: dict[str, Rules] = {
     "vae": ((r"params/", True),),
     "base": ((r"params/backbone/", True), (r"params/", False)),
     "lora": ((r"lora/.*/alpha$", False), (r"lora/", True), (r"params/", False)),
+    "idm": ((r"params/", True),),
     "action": ((r"params/(action_encoder|controlnet|adaln)/", True), (r"(params|lora)/", False)),
 }
 

@@ -1,9 +1,7 @@
 """Metrics against the public PyTorch, OpenCV and scikit-learn code that the published numbers come from."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cases import case, relative_error
 from converters import idm as idm_table

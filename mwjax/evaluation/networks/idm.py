@@ -5,6 +5,7 @@ are kept: its `lastlayer` is computed and thrown away (so it is left out here), 
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -42,6 +43,15 @@ def group_norm(x: Float[Array, "*b h w c"], scale: Float[Array, " c"], bias: Flo
     variance = jnp.mean((x - mean) ** 2, (-3, -2, -1), keepdims=True)
     shape = (1,) * (x.ndim - 1) + (-1,)
     return (x - mean) * jax.lax.rsqrt(variance + EPS) * scale.reshape(shape) + bias.reshape(shape)
+
+
+def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    """Maximum over 3×3, every second pixel, beyond the border nothing. Along one axis, then the other: its gradient is far cheaper so."""
+    for axis in (1, 2):
+        size = x.shape[axis]
+        padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], constant_values=-jnp.inf)
+        x = functools.reduce(jnp.maximum, (jax.lax.slice_in_dim(padded, i, i + size, 2, axis) for i in range(3)))
+    return x
 
 
 class FrameNorm(nn.Module):
@@ -82,8 +92,7 @@ class Stack(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         x = NormConv(self.features, name="first")(x)
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        x = FrameNorm(name="norm")(x)
+        x = FrameNorm(name="norm")(halve(x))
         for i in range(self.blocks):
             x = x + NormConv(self.features, name=f"block_{i}_conv1")(NormConv(self.features, name=f"block_{i}_conv0")(x))
         return x
@@ -138,13 +147,16 @@ class InverseDynamics(nn.Module):
         net = FrameNet(cfg, parent=None)
         params = self.param("frames", lambda rng: net.init(rng, jnp.zeros((1, *cfg.image_size, cfg.conv3d)))["params"])
 
-        def one(index):  # frame `index` of the whole batch, seen with two on each side
-            near = jax.lax.dynamic_slice_in_dim(padded, index, 5, 1)
-            mixed = jnp.einsum("bfhwc,fcd->bhwd", near, kernel[:, 0, 0]) + bias.reshape(1, 1, 1, -1)
-            return net.apply({"params": params}, nn.relu(mixed))
+        def features(start, count):  # of `count` frames, seen with two more on each side
+            near = jax.lax.dynamic_slice_in_dim(padded, start, count + 4, 1)
+            mixed = sum(near[:, i : i + count] @ kernel[i, 0, 0] for i in range(5)) + bias.reshape(1, 1, 1, 1, -1)
+            merged = nn.relu(mixed).reshape(-1, *mixed.shape[2:])
+            return net.apply({"params": params}, merged).reshape(batch, count, -1)
 
-        x = jax.lax.map(one, jnp.arange(frames), batch_size=cfg.frames_at_once or frames)
-        x = x.swapaxes(0, 1)
+        if cfg.frames_at_once:
+            x = jax.lax.map(lambda start: features(start, 1)[:, 0], jnp.arange(frames), batch_size=cfg.frames_at_once).swapaxes(0, 1)
+        else:
+            x = features(0, frames)
         for i in range(cfg.num_layers):
             x = Attend(cfg.num_heads, cfg.mlp_ratio, name=f"block_{i}")(x)
         x = LayerNorm(EPS, name="final_norm")(nn.relu(x))
