@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from converters import evaluation
 from converters.convert import LAYOUTS, export_model, import_model, write_lora
 from converters.files import NUMPY
 from converters.folder import SHIPPED
@@ -70,7 +71,15 @@ def main(argv: list[str] | None = None) -> None:
         sub.add_argument("--dtype", choices=["keep", "bfloat16", "float32"], default="keep", help="of the written weights, but the VAE's")
     inspector = commands.add_parser("inspect", help="what a folder or LoRA file holds and lacks")
     inspector.add_argument("path", help="folder, .safetensors file or shipped model")
+    metric = commands.add_parser("metric", help="published weights of a network that mwjax.evaluate uses; downloaded unless FILES are given")
+    metric.add_argument("name", choices=list(evaluation.SOURCES), help="; ".join(f"{name}: {source.what}" for name, source in evaluation.SOURCES.items()))
+    metric.add_argument("files", nargs="*", type=pathlib.Path, help="what was downloaded by hand (.pth, .pt, .weights, .safetensors)")
+    metric.add_argument("--out", type=pathlib.Path, default=evaluation.FOLDER, help="(default: %(default)s)")
     args = parser.parse_args(argv)
+    if args.command == "metric":
+        files = args.files or [evaluation.fetch(url, args.out / "downloads") for url in evaluation.SOURCES[args.name].urls]
+        print(f"wrote {evaluation.import_network(args.name, files, args.out)}")
+        return
     if args.command == "inspect":
         inspect(SHIPPED.get(args.path) or _existing(args.path))
         return

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import ml_dtypes  # noqa: F401  teaches numpy bfloat16
@@ -140,7 +141,7 @@ def open_pickle(path: pathlib.Path) -> Tensors:
     except ImportError:
         raise InputError(f'{path.name} needs PyTorch to be read; run: pip install -e ".[convert]"') from None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = _state(path, torch)
         tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # torch raises many kinds for files that are cut short or carry code
         raise InputError(f"{path} is damaged or holds more than tensors ({type(error).__name__}); download it again") from None
@@ -150,6 +151,14 @@ def open_pickle(path: pathlib.Path) -> Tensors:
         return tensor.view(torch.int16).numpy().view(NUMPY["BF16"]) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
     return Tensors({name: (tuple(t.shape), np.dtype(str(t.dtype).removeprefix("torch."))) for name, t in tensors.items()}, read, [path])
+
+
+def _state(path: pathlib.Path, torch) -> dict:
+    """The state of a .pth file or of a TorchScript archive; of a checkpoint, what it keeps under "state_dict"."""
+    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
 
 
 class Stream:
