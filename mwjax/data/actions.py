@@ -146,18 +146,18 @@ def timeline(keyboard: np.ndarray, mouse: np.ndarray) -> str:
     return "\n".join([*lines, f"{len(rows)} frames with the first, which is empty"])
 
 
-def from_scene(actions: Mapping[str, Mapping], start: int, stop: int) -> Actions:
+def from_scene(actions: Mapping[str, Mapping], start: int, stop: int, *, collisions: bool = True) -> Actions:
     """Rows for frames start … stop − 1 of a scene's JSON `actions`. The first row and missing entries are empty.
 
-    A collision clears the walking keys, an invalid jump clears space; the mouse is left as it is.
+    A collision clears the walking keys, an invalid jump clears space, unless `collisions` is off; the mouse is left as it is.
     """
     keyboard, mouse = np.zeros((stop - start, 7), np.float32), np.zeros((stop - start, 2), np.float32)
     for frame in range(max(start, 0) + 1, stop):
         entry = actions.get(str(frame))
         if entry is None:
             continue
-        walks = not entry.get("collision")
-        jumps = not entry.get("jump_invalid")
+        walks = not (collisions and entry.get("collision"))
+        jumps = not (collisions and entry.get("jump_invalid"))
         row = keyboard[frame - start]
         row[0], row[1] = walks * (entry["ws"] == 1), walks * (entry["ws"] == 2)
         row[2], row[3] = walks * (entry["ad"] == 1), walks * (entry["ad"] == 2)

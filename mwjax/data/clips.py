@@ -65,7 +65,8 @@ def read_table(root: str | pathlib.Path) -> list[Clip]:
 
 
 @functools.lru_cache(maxsize=8)
-def _scene(path: pathlib.Path) -> dict:
+def read_scene(path: pathlib.Path) -> dict:
+    """A scene's JSON, with collisions labelled. Raises InputError if it is missing or damaged."""
     try:
         scene = json.loads(path.read_text())
     except FileNotFoundError:
@@ -104,7 +105,7 @@ def fit(frames: np.ndarray, height: int, width: int, shrink: int) -> np.ndarray:
 
 def load_clip(clip: Clip, *, height: int, width: int, shrink: int = 1) -> dict[str, np.ndarray]:
     """video uint8 [f, h, w, 3], keyboard [f, 7] and mouse [f, 2]. Raises InputError if anything is missing or damaged."""
-    actions = _scene(clip.metadata)["actions"]
+    actions = read_scene(clip.metadata)["actions"]
     last = max((int(k) for k in actions), default=-1)
     if last < clip.end:
         raise InputError(f"{clip.metadata} describes frames up to {last}, the clip ends at {clip.end}: it does not match its video")

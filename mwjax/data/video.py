@@ -117,6 +117,16 @@ def frame_count(path: str | pathlib.Path) -> int:
         return 0
 
 
+def video_size(path: str | pathlib.Path) -> tuple[int, int, int]:
+    """(frames, height, width) that the file's header promises; zeros if it cannot be read."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return stream.frames, stream.height, stream.width
+    except (av.FFmpegError, OSError, IndexError):
+        return 0, 0, 0
+
+
 def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:
     """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre. Raises InputError if unreadable."""
     try:

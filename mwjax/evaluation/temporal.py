@@ -71,18 +71,26 @@ SIZE = (256, 256)
 
 def scenario_distances(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int] = SIZE) -> Float[np.ndarray, " n"]:
     """Of each pair of mirrored frames (first and last, second and last but one …): the least mean absolute difference over small shifts."""
-    small = np.stack([area(frame[None], *size)[0] for frame in frames]).astype(np.float32)
-    out = []
-    for a, b in zip(small[: len(small) // 2], small[::-1], strict=False):
-        out.append(min(_shifted(a, b, dx, dy) for dx in range(-MAX_SHIFT, MAX_SHIFT + 1) for dy in range(-MAX_SHIFT, MAX_SHIFT + 1)))
-    return np.array(out)
+    small = np.concatenate([area(frame[None], *size) for frame in frames])
+    half = len(small) // 2
+    return np.asarray(_least_apart(small[:half], small[::-1][:half]), np.float64)
 
 
-def _shifted(a: np.ndarray, b: np.ndarray, dx: int, dy: int) -> float:
-    height, width = a.shape[:2]
-    ya, yb = (slice(dy, None), slice(0, height - dy)) if dy > 0 else (slice(0, height + dy), slice(-dy, None))
-    xa, xb = (slice(dx, None), slice(0, width - dx)) if dx > 0 else (slice(0, width + dx), slice(-dx, None))
-    return float(np.abs(a[ya, xa] - b[yb, xb]).mean(dtype=np.float64))
+@jax.jit
+def _least_apart(a: UInt8[Array, "n h w 3"], b: UInt8[Array, "n h w 3"]) -> Float[Array, " n"]:
+    """Each shift moves a against b; only where both are is compared."""
+    height, width = a.shape[1:3]
+    rows, columns = jnp.arange(height).reshape(-1, 1), jnp.arange(width).reshape(1, -1)
+
+    def apart(shift):
+        dy, dx = shift
+        there = (rows + dy >= 0) & (rows + dy < height) & (columns + dx >= 0) & (columns + dx < width)
+        moved = jnp.roll(a, (-dy, -dx), (1, 2))  # its pixel y + dy, x + dx at y, x
+        sums = jnp.abs(moved.astype(jnp.int32) - b.astype(jnp.int32)) * there[None, :, :, None]
+        return sums.sum((1, 2, 3)) / (3 * there.sum())
+
+    shifts = jnp.stack(jnp.meshgrid(*[jnp.arange(-MAX_SHIFT, MAX_SHIFT + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
+    return jax.lax.map(apart, shifts).min(0)
 
 
 def scenario_consistency(distances: Float[np.ndarray, " n"]) -> float:
