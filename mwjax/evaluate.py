@@ -24,6 +24,7 @@ from mwjax.data.video import read_video, video_size, write_video
 from mwjax.errors import InputError, command
 from mwjax.evaluation import control
 from mwjax.evaluation.measure import NETWORKS, Tools, Values, fingerprint, kept, load_tools, measure
+from mwjax.evaluation.networks import amt, i3d
 from mwjax.evaluation.report import Row, markdown, write
 from mwjax.evaluation.scores import metrics, score, shuffled
 from mwjax.pipeline import output_folder
@@ -168,12 +169,12 @@ def evaluate(args: argparse.Namespace) -> list[Row]:
     idm = {"vpt": None, "vizdoom": SHIPPED_IDM}.get(args.idm, pathlib.Path(args.idm))
     if idm and not (idm / "config.json").exists():
         raise InputError(f"--idm {args.idm} is neither vpt, vizdoom nor a folder of an inverse dynamics model ({idm / 'config.json'} is missing)")
-    folders, frames, excluded = {}, args.frames, []
+    folders, frames, size, excluded = {}, args.frames, (0, 0), []
     for folder in args.videos:
         title = folder.name if folder.name != "video" and folder.name != "videos" else folder.parent.name or folder.name
         if title in folders or title in (REFERENCE, FIRST_FRAME):
             raise InputError(f"--videos {folder}: two rows would be called {title}; rename a folder")
-        folders[title], (frames, *_), left_out = usual(folder, args.limit, frames)
+        folders[title], (frames, *size), left_out = usual(folder, args.limit, frames)
         excluded += left_out
     output_folder(args.out)
     wanted = [name for group in args.metrics for name in GROUPS[group]]
@@ -185,6 +186,10 @@ def evaluate(args: argparse.Namespace) -> list[Row]:
         missing.append("PSNR, SSIM, LPIPS, FVD: need --reference")
     if not args.actions:
         missing.append("keyboard and camera precision: need --actions")
+    if "amt" in tools.networks and min(size) < amt.LEAST_SIDE:
+        missing.append(f"motion smoothness: needs pictures of at least {amt.LEAST_SIDE}×{amt.LEAST_SIDE} pixels, these have {size[0]}×{size[1]}")
+    if "i3d" in tools.networks and frames < i3d.LEAST_FRAMES:
+        missing.append(f"FVD: needs {i3d.LEAST_FRAMES} frames, these have {frames}")
     study = Study(args, tools, frames, excluded)
     measured = {title: study.row(title, paths, against=True) for title, paths in folders.items()}
     reference: dict[str, Values] = {}

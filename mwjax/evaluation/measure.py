@@ -65,7 +65,7 @@ def load_tools(*, idm: pathlib.Path | None, folder: pathlib.Path, names: tuple[s
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read_actions(cfg: IDMConfig, params: dict, frames):
+def read_off(cfg: IDMConfig, params: dict, frames):
     buttons, camera = InverseDynamics(cfg).apply({"params": params}, opencv_linear(frames, *cfg.image_size)[None])
     return buttons[0].argmax(-1), camera[0].argmax(-1)
 
@@ -78,7 +78,7 @@ def measure(tools: Tools, frames: np.ndarray, reference: np.ndarray | None = Non
     out: Values = {"scenario": temporal.scenario_distances(frames)}
     if "idm" in tools.networks:
         cfg, params = tools.networks["idm"]
-        out["buttons"], out["camera"] = _read_actions(cfg, params, frames)
+        out["buttons"], out["camera"] = read_off(cfg, params, frames)
     if reference is not None:
         errors = visual.frame_errors(frames, reference)
         out |= {"mse": errors["mse"], "ssim": errors["ssim"]}

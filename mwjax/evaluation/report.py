@@ -16,9 +16,12 @@ from mwjax.evaluation.scores import Metric, Score, of_video
 TEMPLATE = pathlib.Path(__file__).resolve().parent.parent / "assets" / "report.html"
 
 # Micro-World's Table 1 (image-to-world, Minecraft; videos of 81 frames at 352×640).
-PUBLISHED = (
-    ("published (Minecraft): Micro-World I2W", {"psnr": 15.88, "lpips": 0.4128, "fvd": 175.371, "keyboard": 0.7224, "camera": 0.5055, "temporal": 0.9629, "smoothness": 0.9750}),
-    ("published (Minecraft): Oasis", {"psnr": 14.90, "lpips": 0.5641, "fvd": 596.986, "keyboard": 0.6474, "camera": 0.3770, "temporal": 0.9589, "smoothness": 0.9875}),
+PUBLISHED = tuple(
+    (f"published (Minecraft): {name}", dict(zip(("psnr", "lpips", "fvd", "keyboard", "camera", "temporal", "smoothness"), values, strict=True)))
+    for name, values in (
+        ("Micro-World I2W", (15.88, 0.4128, 175.371, 0.7224, 0.5055, 0.9629, 0.9750)),
+        ("Oasis", (14.90, 0.5641, 596.986, 0.6474, 0.3770, 0.9589, 0.9875)),
+    )
 )
 
 
