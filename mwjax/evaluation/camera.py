@@ -24,6 +24,7 @@ from mwjax.data.actions import Actions
 from mwjax.data.clips import fit
 from mwjax.data.schedules import hold
 from mwjax.errors import InputError, command
+from mwjax.worlds.world import Action
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def shift(before: np.ndarray, after: np.ndarray, *, limit: int = 12) -> tuple[fl
 
 
 ZOOMS = np.exp(np.linspace(-0.2, 0.2, 41))  # scales looked for
-GAP = 2  # frames between the two that are compared for zoom: walking changes a picture slowly
+GAP = 3  # frames between the two that are compared for zoom: walking changes a picture slowly
 
 
 def zoom(before: np.ndarray, after: np.ndarray, *, margin: int = 4) -> float:
@@ -111,14 +112,18 @@ def score(positive: np.ndarray, negative: np.ndarray, sign: int) -> dict[str, fl
     return {"sign": float(np.mean(np.sign(moved) == told)), "correlation": correlation, "positive": float(positive.mean()), "negative": float(negative.mean())}
 
 
-def _game_clip(level: str, seed: int, schedule: tuple[str, float, float], frames: int, framing: tuple[int, int, int]) -> np.ndarray:
-    """The real game, driven by a schedule from a place drawn from `seed` (in a worker process)."""
+def action_of(held: dict) -> Action:
+    """What the game is told for hold() arguments."""
+    keys = held.get("keys", "")
+    return Action(ws=1 if "w" in keys else 2 if "s" in keys else 0, ad=1 if "a" in keys else 2 if "d" in keys else 0,
+                  pitch=held.get("pitch", 0.0), yaw=held.get("yaw", 0.0))  # fmt: skip
+
+
+def _game_clip(level: str, seed: int, action: Action, frames: int, framing: tuple[int, int, int]) -> np.ndarray:
+    """The real game with one action held, from a place drawn from `seed` (in a worker process)."""
     from mwjax.worlds.doom import DoomWorld
     from mwjax.worlds.policy import is_staring
-    from mwjax.worlds.world import Action
 
-    keys, pitch, yaw = schedule
-    action = Action(ws=1 if "w" in keys else 2 if "s" in keys else 0, ad=1 if "a" in keys else 2 if "d" in keys else 0, pitch=pitch, yaw=yaw)
     height, width, shrink = framing
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
@@ -140,22 +145,24 @@ def measure_game(levels: list[str], *, frames: int, framing: tuple[int, int, int
         for name, probe in tqdm(PROBES.items(), desc="real game", unit="probe"):
             sides = []
             for _, held in (probe.positive, probe.negative):
-                schedule = (held.get("keys", ""), held.get("pitch", 0.0), held.get("yaw", 0.0))
-                jobs = [pool.submit(_game_clip, level, seed + i, schedule, frames, framing) for i, level in enumerate(levels)]
+                jobs = [pool.submit(_game_clip, level, seed + i, action_of(held), frames, framing) for i, level in enumerate(levels)]
                 sides.append(np.array([motion(job.result(), probe.measure) for job in jobs]))
             out[name] = score(*sides, probe.sign)
     return out
 
 
-def measure_model(generate, prompts: list[str], *, frames: int, seeds: list[int], title: str, batch: int = 10) -> dict[str, dict[str, float]]:
-    """Every probe on generated clips, both sides from the same noise. generate(prompts, actions, seeds) gives uint8 videos."""
+def measure_model(generate, captions, *, frames: int, seeds: list[int], title: str, batch: int = 10) -> dict[str, dict[str, float]]:
+    """Every probe on generated clips, both sides from the same noise.
+
+    generate(prompts, actions, seeds) gives uint8 videos; captions(action) a prompt for each seed, as a recording would have it.
+    """
     out = {}
     bar = tqdm(total=len(PROBES) * 2 * len(seeds), desc=title, unit="clip")
     for name, probe in PROBES.items():
         sides = []
         for _, held in (probe.positive, probe.negative):
             actions: Actions = hold(frames, **held)
-            values = []
+            prompts, values = captions(action_of(held)), []
             for start in range(0, len(seeds), batch):
                 part = slice(start, start + batch)
                 filler = batch - len(seeds[part])  # always the same shape: compiled once
@@ -185,7 +192,6 @@ def main(argv: list[str] | None = None) -> None:
     from mwjax.pipeline import Request, generate, output_folder
     from mwjax.worlds.doom import Level
     from mwjax.worlds.levels import arenas
-    from mwjax.worlds.world import Action
 
     parser = argparse.ArgumentParser(prog="python -m mwjax.evaluation.camera", description="Measure how well the picture follows the keys.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
@@ -204,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     output_folder(pathlib.Path(args.out).parent)
     models = {"model": load_model(args.model)} | ({"no actions": load_model(args.floor)} if args.floor else {})
     levels = arenas(args.clips, 9000)
-    prompts = [caption(Level(level).words, [Action(yaw=1.0)]) for level in levels]
+    captions = lambda action: [caption(Level(level).words, [action]) for level in levels]  # which way is not in them
     seeds = list(range(args.seed, args.seed + args.clips))
     sampling = Sampling(args.steps, guidance=args.guidance, action_guidance=args.action_guidance)
     results = {"real game": measure_game(list(levels), frames=args.frames, framing=(48, 80, 2), seed=args.seed)}
@@ -212,7 +218,7 @@ def main(argv: list[str] | None = None) -> None:
         def run(prompts, actions, seeds, model=model):
             return generate(model, sampling, Request(prompts, actions, seeds, 48, 80))
 
-        results[title] = measure_model(run, prompts, frames=args.frames, seeds=seeds, title=title)
+        results[title] = measure_model(run, captions, frames=args.frames, seeds=seeds, title=title)
     pathlib.Path(args.out).write_text(json.dumps({"clips": args.clips, "results": results}, indent=1) + "\n")
     print(table(results))
     print(f"wrote {args.out}")
