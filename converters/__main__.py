@@ -77,8 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     metric.add_argument("--out", type=pathlib.Path, default=evaluation.FOLDER, help="(default: %(default)s)")
     args = parser.parse_args(argv)
     if args.command == "metric":
-        files = args.files or [evaluation.fetch(url, args.out / "downloads") for url in evaluation.SOURCES[args.name].urls]
-        print(f"wrote {evaluation.import_network(args.name, files, args.out)}")
+        downloaded = [] if args.files else [evaluation.fetch(url, args.out / "downloads") for url in evaluation.SOURCES[args.name].urls]
+        try:
+            print(f"wrote {evaluation.import_network(args.name, args.files or downloaded, args.out)}")
+        except InputError:
+            for path in downloaded:  # so that the same command downloads them again
+                path.unlink(missing_ok=True)
+            raise
         return
     if args.command == "inspect":
         inspect(SHIPPED.get(args.path) or _existing(args.path))

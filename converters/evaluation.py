@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import http.client
 import json
 import pathlib
 import urllib.request
@@ -63,9 +64,9 @@ SOURCES = {
 }  # fmt: skip
 
 
-def command(name: str) -> str:
+def command(name: str, folder: pathlib.Path = FOLDER) -> str:
     """What to run to get the weights of a network."""
-    return f"python -m converters metric {name}"
+    return f"python -m converters metric {name}" + (f" --out {folder}" if folder != FOLDER else "")
 
 
 def fetch(url: str, folder: pathlib.Path) -> pathlib.Path:
@@ -76,14 +77,17 @@ def fetch(url: str, folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
-        with urllib.request.urlopen(url) as response, part.open("wb") as file, tqdm(total=int(response.headers.get("Content-Length") or 0), unit="B",
-                                                                                  unit_scale=True, desc=path.name) as bar:  # fmt: skip
-            while chunk := response.read(2**20):
-                file.write(chunk)
-                bar.update(len(chunk))
+        with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as file:
+            size = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+                while chunk := response.read(2**20):
+                    file.write(chunk)
+                    bar.update(len(chunk))
+        if size and part.stat().st_size != size:
+            raise OSError(f"it ended after {part.stat().st_size} of {size} bytes")
         part.replace(path)
-    except OSError as error:
-        raise InputError(f"{url} could not be downloaded ({error}); download it yourself and name the file after the metric's name") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise InputError(f"{url} could not be downloaded ({error}); download it yourself and name the file at the end of the same command") from None
     finally:
         part.unlink(missing_ok=True)
     return path
@@ -121,7 +125,7 @@ def import_network(name: str, files: list[pathlib.Path], out: pathlib.Path) -> p
 def _vpt(files: list[pathlib.Path]) -> dict:
     """Sizes of an inverse dynamics model: from the config.json beside it, or the released ones."""
     beside = files[0].with_name("config.json")
-    return read_json(beside)["net"] if beside.exists() else idm.config_to_json(IDMConfig())
+    return (read_json(beside) if beside.exists() else {}).get("net") or idm.config_to_json(IDMConfig())
 
 
 def check_shapes(specs: dict, shapes: Shapes) -> None:
@@ -156,7 +160,10 @@ def save_idm(folder: pathlib.Path, cfg: IDMConfig, params: dict, dtype: str = "b
 def load_idm(folder: pathlib.Path, *, frames_at_once: int = 0) -> tuple[IDMConfig, dict]:
     """(sizes, float32 parameters) of an inverse dynamics model. Raises InputError for what is missing or does not fit."""
     tensors: Tensors = open_safetensors([folder / WEIGHTS]).renamed(idm.used)
-    cfg = idm.config_from_json(read_json(folder / "config.json")["net"], frames_at_once=frames_at_once)
+    sizes = read_json(folder / "config.json").get("net")
+    if not isinstance(sizes, dict):
+        raise InputError(f"{folder / 'config.json'} is not that of an inverse dynamics model: it has no net")
+    cfg = idm.config_from_json(sizes, frames_at_once=frames_at_once)
     shapes = idm_shapes(cfg)
     check(idm.IDM, tensors.specs, shapes)
     return cfg, load(idm.IDM, {name: tensors[name].astype(np.float32) for name in tensors}, shapes)

@@ -133,7 +133,7 @@ def open_shards(folder: pathlib.Path, stem: str) -> Tensors:
 
 
 def open_pickle(path: pathlib.Path) -> Tensors:
-    """The tensors of a .pth file; nothing but tensors is ever unpickled."""
+    """The tensors of a .pth file, of which nothing but tensors is ever unpickled, or of a TorchScript archive."""
     if not path.exists():
         raise InputError(f"{path} is missing")
     try:

@@ -118,7 +118,7 @@ def run(root, *more, out="report") -> list:
     return evaluate.evaluate(evaluate.parser().parse_args([*options, *more]))
 
 
-def test_report(clips, capsys):
+def test_report(clips, capsys, monkeypatch):
     small = clips / "idm"
     network = IDMConfig((48, 80), 4, (8, 16, 16), dim=32, num_heads=2)
     params = train_idm.InverseDynamics(network).init(train_idm.jax.random.key(0), np.zeros((1, 9, 48, 80, 3), np.uint8))["params"]
@@ -134,7 +134,8 @@ def test_report(clips, capsys):
     assert any("alone" in line and "missing" in line for line in data["excluded"])
     assert any("short" in line and "4 frames" in line for line in data["excluded"])
     assert len([v for v in data["videos"] if v["row"] == "ours"]) == 5
-    assert all((clips / "report" / v["file"]).exists() for v in data["videos"])
+    assert all((clips / "report" / v["file"]).exists() for v in data["videos"] if v["row"] in ("ours", "reference"))
+    assert {v["row"] for v in data["videos"]} == {row.name for row in rows}
     assert any("python -m converters metric lpips" in line for line in data["absent"])
     assert "lpips" not in rows[0].scores  # not computed is not zero
     text = (clips / "report" / "report.md").read_text()
@@ -143,12 +144,8 @@ def test_report(clips, capsys):
     printed = capsys.readouterr().out
     assert "not computed: LPIPS" in printed
     # again: nothing is measured a second time, the numbers are the same
-    evaluate_measure = evaluate.measure
-    evaluate.measure = None
-    try:
-        again = run(clips, "--idm", str(small), "--weights", str(clips / "none"))
-    finally:
-        evaluate.measure = evaluate_measure
+    monkeypatch.setattr(evaluate, "PARTS", {name: dataclasses.replace(part, run=None) for name, part in evaluate.PARTS.items()})
+    again = run(clips, "--idm", str(small), "--weights", str(clips / "none"))
     assert [row.scores for row in again] == [row.scores for row in rows]
 
 
@@ -185,6 +182,28 @@ def test_bad_input(clips, capsys, change, words):
         evaluate.main([text for pair in options.items() for text in pair])
     assert stop.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ['{"job": {"seed": 1}}', '{"actions": null}', '{"actions": {"1": {"ws": 0}}}', "[1]", '{"actions": {"a": {}}}', "{", '[[3, "0"], ""]'])
+def test_a_bad_label_is_left_out(clips, text):
+    (clips / "asked" / "0.json").write_text(text)
+    run(clips, "--metrics", "visual")
+    data = json.loads((clips / "report" / "report.json").read_text())
+    assert len(data["excluded"]) == 1
+    assert "0.json" in data["excluded"][0]
+
+
+def test_odd_names_and_equal_videos(clips):
+    """Names that mean something in HTML, in addresses or in tables; a video that is its reference."""
+    shutil.copy(clips / "real" / "1.mp4", clips / "ours" / "1.mp4")
+    for folder in ("ours", "real"):
+        (clips / folder / "0.mp4").rename(clips / folder / "50% <b>#1|.mp4")
+    (clips / "asked" / "0.json").rename(clips / "asked" / "50% <b>#1|.json")
+    rows = run(clips, "--metrics", "visual", "--title", "GAME DATA <script>")
+    assert np.isfinite(rows[0].scores["psnr"].value)
+    page = (clips / "report" / "report.html").read_text()
+    assert page.count("<script") == 2
+    assert "50%25%20%3Cb%3E%231%7C.mp4" in page
 
 
 def test_nothing_left_to_score(clips):

@@ -54,7 +54,7 @@ def main() -> None:
     jobs = {
         "PSNR, SSIM": lambda: lambda: visual.frame_errors(frames, reference),
         "LPIPS": with_weights(lpips.shapes(), lambda w: visual.lpips(w, frames, reference)),
-        f"FVD, {len(prefixes)} prefixes": with_weights(i3d.shapes(), lambda w: fvd.logits(w, frames, prefixes=prefixes)),
+        f"FVD, {len(prefixes)} prefixes": with_weights(i3d.shapes(), lambda w: fvd.logits(w, visual.prepare(frames), prefixes=prefixes)),
         "inverse dynamics, ViZDoom": lambda: functools.partial(measure.read_off, *load_idm(SHIPPED_IDM), frames),
         "inverse dynamics, VPT": vpt_reader,
         "temporal consistency": with_weights(clip.shapes(CLIPConfig()), lambda w: temporal.frame_features(CLIPConfig(), w, frames)),

@@ -10,18 +10,20 @@ Several models are rows of one table.
 import argparse
 import concurrent.futures
 import csv
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
 import pathlib
+import re
 import tempfile
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from converters.folder import Folder, defaults, load_model, preflight
+from converters.folder import defaults, fingerprint, load_model, preflight
 from mwjax import evaluate
 from mwjax.compilation import keep_compiled
 from mwjax.data.actions import Actions, from_scene, parse_short
@@ -93,39 +95,42 @@ def clip_name(number: int, title: str) -> str:
     return f"{number:03d}_{title.replace(' ', '_')}"
 
 
+def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
+    """Note in a folder what it holds. Raises InputError if it holds something else, `what`."""
+    path, text = output_folder(folder) / stamp, json.dumps(identity, indent=1)
+    if path.exists() and path.read_text() != text:
+        raise InputError(f"{folder} holds {what}; delete it or choose another --out")
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
 def make_test_set(folder: pathlib.Path, *, levels: int, frames: int) -> pathlib.Path:
     """The real game on held-out levels, in the released dataset layout. Raises InputError for a folder that holds another test set."""
-    folder = folder.resolve()
-    stamp, identity = folder / "benchmark.json", {"levels": list(arenas(levels, FIRST_SEED)), "frames": frames, "schedules": {k: list(v) for k, v in SCHEDULES.items()}}
-    if stamp.exists() and json.loads(stamp.read_text()) != identity:
-        raise InputError(f"{folder} holds another test set; delete it or choose another --out")
+    folder, names = folder.resolve(), arenas(levels, FIRST_SEED)
+    claim(folder, "benchmark.json", {"levels": names, "frames": frames, "schedules": SCHEDULES}, "another test set")
     for name in ("video", "metadata-detection", "dataset"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    stamp.write_text(json.dumps(identity, indent=1))
-    names = [[clip_name(i, title) for title in SCHEDULES] for i in range(levels)]
+    clips = [[clip_name(i, title) for title in SCHEDULES] for i in range(levels)]
     whole = lambda name: (folder / "metadata-detection" / f"{name}.json").exists() and frame_count(folder / "video" / f"{name}.mp4") == frames
-    todo = [i for i in range(levels) if not all(map(whole, names[i]))]
+    todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, str(folder)) for i, level in enumerate(identity["levels"]) if i in todo]
+        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, str(folder)) for i, level in enumerate(names) if i in todo]
         for job in tqdm(concurrent.futures.as_completed(jobs), desc="real game", unit="level", initial=levels - len(todo), total=levels):
             job.result()
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
-    for name in (n for group in names for n in group):
+    for name in (n for group in clips for n in group):
         scene = json.loads((folder / "metadata-detection" / f"{name}.json").read_text())
         table.writerow((f"{name}.mp4", 0, frames - 1, scene["caption"], "."))
     (folder / "dataset" / "video_captions_v0.csv").write_text(text.getvalue())
     return folder
 
 
-def sample_test_set(source: Folder, name: str, test_set: pathlib.Path, out: pathlib.Path, *, sampling: Sampling, batch: int, settings: dict) -> None:
+def sample_test_set(name: str, test_set: pathlib.Path, out: pathlib.Path, *, sampling: Sampling, batch: int, settings: dict) -> None:
     """One video for every clip of the test set that has none yet, from its caption, actions and (of an image-to-world model) first frame."""
-    stamp, identity = out / "sampled.json", settings
-    if stamp.exists() and json.loads(stamp.read_text()) != identity:
-        raise InputError(f"{out} holds videos of another model or other options; delete it or choose another --out")
-    output_folder(out)
-    stamp.write_text(json.dumps(identity, indent=1))
+    claim(out, "sampled.json", settings | {"sampling": dataclasses.asdict(sampling)}, "videos of another model or other options")
     clips = read_table(test_set)
     todo = [(i, clip) for i, clip in enumerate(clips) if not frame_count(out / clip.video.name)]
     if not todo:
@@ -162,25 +167,29 @@ def main(argv: list[str] | None = None) -> None:
     args = p.parse_args(argv)
     if args.levels < 2 or args.batch < 1:
         raise InputError(f"--levels {args.levels} must be at least 2, --batch {args.batch} at least 1")
-    plans = []
+    if args.steps is not None and args.steps < 1:
+        raise InputError(f"--steps {args.steps} must be at least 1")
+    score = ["--idm", args.idm, "--weights", str(args.weights), "--tasks", "keys", "--limit", str(args.levels * len(SCHEDULES)), "--collisions", "off"]
+    evaluate.check(evaluate.parser().parse_args(["--videos", "", *score]))
+    plans: list[tuple] = []
     for text in args.model:
         folder, _, name = text.partition("=")
         source = preflight(folder)
         own = defaults(source)
-        sampling = Sampling(args.steps or own["steps"], own["shift"], own["guidance"],
+        sampling = Sampling(own["steps"] if args.steps is None else args.steps, own["shift"], own["guidance"],
                             action_guidance=own["action_guidance"] if args.action_guidance is None else args.action_guidance)  # fmt: skip
         latent_shape(source.networks["transformer"].config, args.frames, own["height"], own["width"])
         path = pathlib.Path(folder).resolve()
         name = name or (path.parent.name if path.name == "model" else path.name)
-        plans.append((name, folder, source, sampling, {k: own[k] for k in ("height", "width", "fps", "negative")} | {"model": folder, "steps": sampling.steps,
-                      "action_guidance": sampling.action_guidance}))  # fmt: skip
+        if name in ("test_set", "report", evaluate.REFERENCE, *(plan[0] for plan in plans)) or not re.fullmatch(r"[\w. +-]+", name):
+            raise InputError(f"--model {text}: a row cannot be called {name!r}; give each model a name of its own, as in {folder}=NAME")
+        plans.append((name, folder, sampling, {k: own[k] for k in ("height", "width", "fps", "negative")} | {"weights": fingerprint(source)}))
     keep_compiled()
     test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames)
-    for name, folder, source, sampling, settings in plans:
-        sample_test_set(source, folder, test_set, args.out / name, sampling=sampling, batch=args.batch, settings=settings)
-    options = ["--videos", *(str(args.out / name) for name, *_ in plans), "--reference", str(test_set / "video"), "--actions", str(test_set / "metadata-detection"),
-               "--out", str(args.out / "report"), "--idm", args.idm, "--weights", str(args.weights), "--tasks", "keys", "--limit", str(args.levels * len(SCHEDULES)),
-               "--collisions", "off", "--title", f"Benchmark of {', '.join(name for name, *_ in plans)}"]  # fmt: skip
+    for name, folder, sampling, settings in plans:
+        sample_test_set(folder, test_set, args.out / name, sampling=sampling, batch=args.batch, settings=settings)
+    options = [*score, "--videos", *(str(args.out / name) for name, *_ in plans), "--reference", str(test_set / "video"), "--actions",
+               str(test_set / "metadata-detection"), "--out", str(args.out / "report"), "--title", f"Benchmark of {', '.join(name for name, *_ in plans)}"]  # fmt: skip
     with jax.default_matmul_precision("highest"):
         evaluate.evaluate(evaluate.parser().parse_args(options))
 

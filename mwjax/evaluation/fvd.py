@@ -10,24 +10,24 @@ import numpy as np
 from mwjax.evaluation.networks.i3d import i3d
 from mwjax.evaluation.networks.layers import Weights
 from mwjax.evaluation.resize import bilinear
-from mwjax.types import Array, Float, UInt8
+from mwjax.types import Array, Float
 
 SIDE = 224
 
 
-def preprocess(video: UInt8[Array, "f h w 3"]) -> Float[Array, "f 224 224 3"]:
-    """The shorter side to 224 (the longer one rounded up), centre crop, to [-1, 1]."""
+def preprocess(video: Float[Array, "f h w 3"]) -> Float[Array, "f 224 224 3"]:
+    """Frames in [0, 1]: the shorter side to 224 (the longer one rounded up), centre crop, to [-1, 1]."""
     height, width = video.shape[1:3]
     scale = SIDE / min(height, width)
     height, width = (SIDE if side == min(height, width) else math.ceil(side * scale) for side in (height, width))
-    x = bilinear(jnp.asarray(video, jnp.float32) / 255, height, width)
+    x = bilinear(video, height, width)
     top, left = (height - SIDE) // 2, (width - SIDE) // 2
     return 2 * x[:, top : top + SIDE, left : left + SIDE] - 1
 
 
 @functools.partial(jax.jit, static_argnames="prefixes")
-def logits(weights: Weights, video: UInt8[Array, "f h w 3"], *, prefixes: tuple[int, ...]) -> Float[Array, "p classes"]:
-    """I3D's logits of the first n frames, for each n of `prefixes`."""
+def logits(weights: Weights, video: Float[Array, "f h w 3"], *, prefixes: tuple[int, ...]) -> Float[Array, "p classes"]:
+    """I3D's logits of the first n frames, for each n of `prefixes`. Frames in [0, 1]; the published table resizes them to 256×256 before."""
     pixels = preprocess(video)
     return jnp.concatenate([i3d(weights, pixels[None, :n]) for n in prefixes])
 

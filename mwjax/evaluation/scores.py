@@ -7,6 +7,7 @@ import numpy as np
 
 from mwjax.evaluation import control, fvd, visual
 from mwjax.evaluation.measure import Values
+from mwjax.evaluation.networks import i3d
 
 RESAMPLES = 1000
 FVD_RESAMPLES, FVD_PREFIXES = 100, 8  # of its interval, which is costly
@@ -26,14 +27,14 @@ class Score:
 class Metric:
     """parts(values of a video) gives (sum, weight); the score of a set is finish(Σ sums / Σ weights).
 
-    needs: the raw values it is made of, by name. network: whose weights it needs ("" none). best: 1 if larger is better, −1 if smaller.
+    part: the measurement it is made of, a name of measure.PARTS; needs: the raw values, by name. best: 1 if larger is better, −1 if smaller.
     """
 
     key: str
     title: str
     best: int
     needs: tuple[str, ...]
-    network: str
+    part: str
     parts: Callable[[Values], tuple[float, float]]
     finish: Callable[[float], float] = float
     about: str = ""
@@ -74,24 +75,24 @@ CONTROL = ("buttons", "camera", "asked_buttons", "asked_camera")
 
 def metrics(*, tasks: str = "matrix", conventional: bool = False) -> tuple[Metric, ...]:
     """All metrics. tasks: a name of control.TASKS. conventional: PSNR as the mean over frames, not of one error over everything."""
-    per_frame = Metric("psnr", "PSNR, dB", 1, ("mse",), "", _mean("mse", lambda mse: -10 * np.log10(np.maximum(mse, 1e-12))), about="mean over frames")
-    overall = Metric("psnr", "PSNR, dB", 1, ("mse",), "", _mean("mse"), visual.psnr, "of the mean squared error over all frames of all videos")
+    per_frame = Metric("psnr", "PSNR, dB", 1, ("mse",), "frames", _mean("mse", lambda mse: -10 * np.log10(np.maximum(mse, 1e-12))), about="mean over frames")
+    overall = Metric("psnr", "PSNR, dB", 1, ("mse",), "frames", _mean("mse"), visual.psnr, "of the mean squared error over all frames of all videos")
     degrees = lambda v: control.bin_degrees(v["camera"])
     lists = ", ".join(map(control.task_name, control.TASKS[tasks]))
     return (
         per_frame if conventional else overall,
-        Metric("ssim", "SSIM", 1, ("ssim",), "", _mean("ssim")),
+        Metric("ssim", "SSIM", 1, ("ssim",), "frames", _mean("ssim")),
         Metric("lpips", "LPIPS", -1, ("lpips",), "lpips", _mean("lpips")),
-        Metric("fvd", "FVD", -1, ("logits",), "i3d", _one(lambda v: np.nan), about="mean over all prefixes from 10 frames on"),
-        Metric("fvd16", "FVD of 16 frames", -1, ("logits",), "i3d", _one(lambda v: np.nan)),
-        Metric("keyboard", "keyboard precision", 1, CONTROL, "idm", _keyboard(control.TASKS[tasks]), about=f"mean over the tasks {lists}"),
-        Metric("camera", "camera precision", 1, CONTROL, "idm", _one(lambda v: control.camera_hits(degrees(v), v["asked_camera"]).mean()), about="nine directions"),
-        Metric("camera_loss", "camera loss, bins", -1, CONTROL, "idm", _one(lambda v: control.camera_loss(degrees(v), v["asked_camera"]))),
-        Metric("temporal", "temporal consistency", 1, ("similar",), "clip", _mean("similar", lambda s: np.maximum(s, 0).mean(-1))),
-        Metric("smoothness", "motion smoothness", 1, ("smooth",), "amt", _one(lambda v: (255 - v["smooth"].mean()) / 255)),
-        Metric("scenario", "scenario consistency", 1, ("scenario",), "", _one(lambda v: np.clip(1 - v["scenario"].mean() / 255, 0, 1)),
+        Metric("fvd", "FVD", -1, ("logits",), "fvd", _one(lambda v: np.nan), about="mean over all prefixes from 10 frames on"),
+        Metric("fvd16", "FVD of 16 frames", -1, ("logits",), "fvd", _one(lambda v: np.nan)),
+        Metric("keyboard", "keyboard precision", 1, CONTROL, "control", _keyboard(control.TASKS[tasks]), about=f"mean over the tasks {lists}"),
+        Metric("camera", "camera precision", 1, CONTROL, "control", _one(lambda v: control.camera_hits(degrees(v), v["asked_camera"]).mean()), about="nine directions"),
+        Metric("camera_loss", "camera loss, bins", -1, CONTROL, "control", _one(lambda v: control.camera_loss(degrees(v), v["asked_camera"]))),
+        Metric("temporal", "temporal consistency", 1, ("similar",), "temporal", _mean("similar", lambda s: np.maximum(s, 0).mean(-1))),
+        Metric("smoothness", "motion smoothness", 1, ("smooth",), "smoothness", _one(lambda v: (255 - v["smooth"].mean()) / 255)),
+        Metric("scenario", "scenario consistency", 1, ("scenario",), "scenario", _one(lambda v: np.clip(1 - v["scenario"].mean() / 255, 0, 1)),
                about="meant for actions that go back the way they came"),
-        *(Metric(key, title, 1, CONTROL, "idm", parts, about="on the frames where it is asked for") for key, title, parts in (
+        *(Metric(key, title, 1, CONTROL, "control", parts, about="on the frames where it is asked for") for key, title, parts in (
             ("walk", "back/forward followed", _followed(("back", "forward"))), ("strafe", "left/right followed", _followed(("left", "right"))),
             ("jump", "jump followed", _followed(("jump",))), ("sneak", "sneak/sprint followed", _followed(("sneak", "sprint"))),
             ("yaw", "yaw followed", _turned(1)), ("pitch", "pitch followed", _turned(0)))),
@@ -121,11 +122,16 @@ def score(metric: Metric, videos: Sequence[Values], reference: Sequence[Values] 
     picks = np.random.default_rng(seed).integers(len(videos), size=(RESAMPLES, len(videos)))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = sums[picks].sum(1) / weights[picks].sum(1)
-    drawn = [metric.finish(m) for m in means[np.isfinite(means)]]
-    value = metric.finish(sums.sum() / weights.sum())
-    if not np.isfinite(value):
-        return Score(value, value, value, len(videos))
-    return Score(value, *map(float, np.percentile(drawn, (2.5, 97.5))), int(np.sum(weights > 0)))
+    ends = sorted(metric.finish(m) for m in np.percentile(means[np.isfinite(means)], (2.5, 97.5)))  # finish is monotonic
+    return Score(metric.finish(sums.sum() / weights.sum()), *ends, int(np.sum(weights > 0)))
+
+
+def fvd_by_prefix(videos: Sequence[Values], reference: Sequence[Values]) -> list[float]:
+    """The Fréchet distance of every prefix, the shortest (10 frames) first; [] where there are no logits."""
+    sets = [[v["logits"] for v in part if "logits" in v] for part in (videos, reference)]
+    if not all(sets):
+        return []
+    return [fvd.frechet(np.stack(a), np.stack(b)) for a, b in zip(*(zip(*part, strict=True) for part in sets), strict=True)]
 
 
 def _fvd(key: str, videos: list[Values], reference: list[Values], seed: int) -> Score | None:
@@ -133,7 +139,7 @@ def _fvd(key: str, videos: list[Values], reference: list[Values], seed: int) -> 
     if not videos or not reference:
         return None
     sets = [np.stack([v["logits"] for v in part]) for part in (videos, reference)]
-    sixteen = 16 - 10
+    sixteen = 16 - i3d.LEAST_FRAMES
     if key == "fvd16":
         if sets[0].shape[1] <= sixteen:
             return None

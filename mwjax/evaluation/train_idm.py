@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from converters.evaluation import save_idm
-from converters.folder import load_model
+from converters.folder import load_model, preflight
 from mwjax.compilation import keep_compiled
-from mwjax.config import build, load_config
+from mwjax.config import OPTIONAL, build, load_config
 from mwjax.data.clips import Clip, load_clip, read_table, to_pixels
 from mwjax.errors import InputError, command
 from mwjax.evaluation import control
@@ -34,9 +34,10 @@ KEYS = ("out", "seed", "dataset", "record", "test", "shrink", "autoencoder", "au
 
 def check(config) -> None:
     """Raises InputError for unknown or missing keys."""
-    for key in set(config) ^ set(KEYS) - {"mesh", "memory"}:
-        if key not in ("mesh", "memory"):
-            raise InputError(f"config key {key} is {'unknown' if key in config else 'missing'}; an inverse dynamics model needs {', '.join(KEYS)}")
+    for key in (set(config) - set(OPTIONAL)) ^ set(KEYS):
+        raise InputError(f"config key {key} is {'unknown' if key in config else 'missing'}; an inverse dynamics model needs {', '.join(KEYS)}")
+    if config.autoencoded:
+        preflight(config.autoencoder)
     if not 0 <= config.autoencoded <= 1:
         raise InputError(f"autoencoded is {config.autoencoded}; it is a part of the clips, 0 to 1")
 
