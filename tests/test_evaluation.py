@@ -144,7 +144,7 @@ def test_report(clips, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "not computed: LPIPS" in printed
     # again: nothing is measured a second time, the numbers are the same
-    monkeypatch.setattr(evaluate, "PARTS", {name: dataclasses.replace(part, run=None) for name, part in evaluate.PARTS.items()})
+    monkeypatch.setattr(evaluate, "PARTS", {name: dataclasses.replace(part, run=pytest.fail) for name, part in evaluate.PARTS.items()})
     again = run(clips, "--idm", str(small), "--weights", str(clips / "none"))
     assert [row.scores for row in again] == [row.scores for row in rows]
 
