@@ -21,5 +21,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.shrink = 2
     config.autoencoder, config.autoencoded = "tiny", 0.25
     config.network = {"image_size": (48, 80), "conv3d": 8, "channels": (8, 16, 16), "dim": 192, "num_heads": 6}  # VPT at impala width 1/2
-    config.stage = {"name": "idm", "steps": 2000, "batch": 16, "lr": 1e-2, "optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}
+    config.stage = {"name": "idm", "steps": 1200, "batch": 16, "lr": 1e-2, "optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}
     return config
