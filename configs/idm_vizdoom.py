@@ -18,8 +18,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dataset = ""  # a dataset folder in the released layout; "" records one
     config.record = {"levels": arenas(360, 1000), "scenes": 360, "clips": 18, "frames": 17, "size": (96, 160), "seed": 11}
     config.test = {"levels": arenas(30, 9500), "scenes": 30, "clips": 18, "frames": 17, "size": (96, 160), "seed": 12}
-    config.shrink = 2
-    config.autoencoder, config.autoencoded = "tiny", 0.25
-    config.network = {"image_size": (48, 80), "conv3d": 8, "channels": (8, 16, 16), "dim": 192, "num_heads": 6}  # VPT at impala width 1/2
-    config.stage = {"name": "idm", "steps": 1200, "batch": 16, "lr": 1e-2, "optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}
+    config.size, config.shrink = (48, 80), 2  # of the clips, as the tiny model makes them
+    config.autoencoder, config.autoencoded = "tiny", 0.15
+    config.network = {"image_size": (24, 40), "conv3d": 16, "channels": (16, 32, 32), "dim": 192, "num_heads": 6}  # VPT at impala width 1
+    config.stage = {"name": "idm", "steps": 1800, "batch": 16, "lr": 5e-3, "optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 10.0, "b2": 0.99}
     return config

@@ -23,13 +23,14 @@ from mwjax.data.clips import Clip, load_clip, read_table, to_pixels
 from mwjax.errors import InputError, command
 from mwjax.evaluation import control
 from mwjax.evaluation.networks.idm import IDMConfig, InverseDynamics
+from mwjax.evaluation.resize import opencv_linear
 from mwjax.models.vae import VAE
 from mwjax.pipeline import output_folder
 from mwjax.training.loop import Stage, train
 from mwjax.training.objectives import Objective
 from mwjax.worlds.recorder import Recording, record
 
-KEYS = ("out", "seed", "dataset", "record", "test", "shrink", "autoencoder", "autoencoded", "network", "stage")
+KEYS = ("out", "seed", "dataset", "record", "test", "size", "shrink", "autoencoder", "autoencoded", "network", "stage")
 
 
 def check(config) -> None:
@@ -42,7 +43,7 @@ def check(config) -> None:
         raise InputError(f"autoencoded is {config.autoencoded}; it is a part of the clips, 0 to 1")
 
 
-def load_all(clips: list[Clip], size: tuple[int, int], shrink: int) -> dict[str, np.ndarray]:
+def load_all(clips: list[Clip], size: tuple[int, ...], shrink: int) -> dict[str, np.ndarray]:
     """Every clip's video uint8 [n, f, h, w, 3], buttons [n, f, 20] and camera bins [n, f, 2]. Damaged clips are reported and left out."""
     videos, buttons, cameras = [], [], []
     for clip in tqdm(clips, desc="reading", unit="clip"):
@@ -60,8 +61,9 @@ def load_all(clips: list[Clip], size: tuple[int, int], shrink: int) -> dict[str,
 
 def autoencode(data: dict[str, np.ndarray], model, part: float, batch: int = 8) -> dict[str, np.ndarray]:
     """The same clips with a part of them once more, as the autoencoder gives them back: what is read later is generated."""
-    network, count = VAE(model.vae), int(part * len(data["video"])) // batch * batch
+    network, count = VAE(model.vae), int(part * len(data["video"]))
     picks = np.linspace(0, len(data["video"]) - 1, count).astype(int)
+    filled = np.concatenate([picks, np.repeat(picks[-1:], -count % batch)])  # always the same shape: compiled once
 
     @jax.jit
     def run(params, pixels):
@@ -69,9 +71,15 @@ def autoencode(data: dict[str, np.ndarray], model, part: float, batch: int = 8) 
         frames, _ = network.apply({"params": params}, mean, method="decode", mutable=["cache"])
         return jnp.round((frames.clip(-1, 1) + 1) * 127.5).astype(jnp.uint8)
 
-    groups = tqdm(range(0, count, batch), desc="autoencoding", unit="batch")
-    seen = [np.asarray(run(model.vae_params, to_pixels(data["video"][picks[i : i + batch]]))) for i in groups]
-    return {k: np.concatenate([a, *(seen if k == "video" else [a[picks]])]) for k, a in data.items()}
+    groups = tqdm(range(0, len(filled), batch), desc="autoencoding", unit="batch")
+    seen = np.concatenate([np.asarray(run(model.vae_params, to_pixels(data["video"][filled[i : i + batch]]))) for i in groups])
+    return {k: np.concatenate([a, seen[:count] if k == "video" else a[picks]]) for k, a in data.items()}
+
+
+def resized(data: dict[str, np.ndarray], size: tuple[int, int], batch: int = 64) -> dict[str, np.ndarray]:
+    """The same clips at the network's size of picture, as it is fed when it scores."""
+    video = data["video"]
+    return data | {"video": np.concatenate([np.asarray(opencv_linear(video[i : i + batch], *size)) for i in range(0, len(video), batch)])}
 
 
 def mirrored(item: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,19 +153,19 @@ def main(argv: list[str] | None = None) -> None:
         if name == "test" or not config.dataset:
             counts = record(build(Recording, plan, name), folders[name])
             print(f"{name}: recorded " + ", ".join(f"{value} {what}" for what, value in counts.items()))
-    data = load_all(read_table(folders["dataset"]), network.image_size, config.shrink)
-    test = load_all(read_table(folders["test"]), network.image_size, config.shrink)
+    data, test = (load_all(read_table(folders[name]), config.size, config.shrink) for name in ("dataset", "test"))
     if config.autoencoded:
         model = load_model(config.autoencoder)
-        data, hazy = autoencode(data, model, config.autoencoded), autoencode(test, model, 1.0)
+        data, test = autoencode(data, model, config.autoencoded), autoencode(test, model, 1.0)
+    data, test = (resized(part, network.image_size) for part in (data, test))
     params = InverseDynamics(network).init(jax.random.key(config.seed), data["video"][:1])["params"]
     source = batches(data, batch=stage.batch, seed=config.seed)
     params = train(stage, {"params": params}, idm_objective(network), source, folder=out / "idm", seed=config.seed)["params"]
     path = save_idm(out / "model", network, params)
-    report = {"unseen levels": accuracy(network, params, test)}
+    half = len(test["video"]) // (2 if config.autoencoded else 1)
+    report = {"unseen levels": accuracy(network, params, {k: a[:half] for k, a in test.items()})}
     if config.autoencoded:
-        count = len(test["video"])
-        report["unseen levels, autoencoded"] = accuracy(network, params, {k: a[count:] for k, a in hazy.items()})
+        report["unseen levels, autoencoded"] = accuracy(network, params, {k: a[half:] for k, a in test.items()})
     (out / "model" / "accuracy.json").write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report, indent=1))
     print(f"wrote {path}, {out / 'model' / 'accuracy.json'} and {out / 'idm' / 'loss.png'}")
