@@ -38,6 +38,7 @@ from mwjax.worlds.recorder import COLUMNS, metadata
 from mwjax.worlds.world import Action
 
 FPS = 35 / 3
+SCREEN = (192, 320)  # what the game draws
 FIRST_SEED = 9000  # of levels and places: training uses smaller ones
 
 # name: (what is held for the first half, for the second half)
@@ -65,14 +66,15 @@ def game_action(keyboard: np.ndarray, mouse: np.ndarray) -> Action:
                   pitch=float(mouse[0]), yaw=float(mouse[1]))  # fmt: skip
 
 
-def _play(level: str, seed: int, number: int, frames: int, folder: str) -> None:
-    """Record every schedule on one level, from one place (in a worker process); the JSON is written last."""
+def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int], folder: str) -> None:
+    """Record every schedule on one level, from one place, in pictures of `size` (in a worker process); the JSON is written last."""
     from mwjax.worlds.doom import DoomWorld, Level
     from mwjax.worlds.policy import is_staring
 
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
-        world = DoomWorld(level)
+        finer = min(SCREEN[0] // size[0], SCREEN[1] // size[1])
+        world = DoomWorld(level, size=(SCREEN[0] // finer, SCREEN[1] // finer))
         start = next((s for s in range(seed, seed + 20000, 1000) if not is_staring(world.reset(seed=s))), seed)
         for title in SCHEDULES:
             name = clip_name(number, title)
@@ -80,7 +82,7 @@ def _play(level: str, seed: int, number: int, frames: int, folder: str) -> None:
             for row in list(zip(*schedule(title, frames), strict=True))[1:]:
                 actions.append(game_action(*row))
                 observations.append(world.step(actions[-1])[0])
-            write_video(pathlib.Path(folder, "video", f"{name}.mp4"), np.stack([o.rgb for o in observations]), fps=FPS, crf=10)
+            write_video(pathlib.Path(folder, "video", f"{name}.mp4"), fit(np.stack([o.rgb for o in observations]), *size, 1), fps=FPS, crf=4)
             scene = metadata(actions, observations, biome=Level(level).biome) | {"level": level, "caption": caption(Level(level).words, actions[1:])}
             path = pathlib.Path(folder, "metadata-detection", f"{name}.json")
             path.parent.mkdir(exist_ok=True)
@@ -105,17 +107,17 @@ def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
     part.replace(path)
 
 
-def make_test_set(folder: pathlib.Path, *, levels: int, frames: int) -> pathlib.Path:
-    """The real game on held-out levels, in the released dataset layout. Raises InputError for a folder that holds another test set."""
+def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int]) -> pathlib.Path:
+    """The real game on held-out levels, in the released dataset layout, as large as the models' videos. Raises InputError for a folder with another one."""
     folder, names = folder.resolve(), arenas(levels, FIRST_SEED)
-    claim(folder, "benchmark.json", {"levels": names, "frames": frames, "schedules": SCHEDULES}, "another test set")
+    claim(folder, "benchmark.json", {"levels": names, "frames": frames, "size": size, "schedules": SCHEDULES}, "another test set")
     for name in ("video", "metadata-detection", "dataset"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     clips = [[clip_name(i, title) for title in SCHEDULES] for i in range(levels)]
     whole = lambda name: (folder / "metadata-detection" / f"{name}.json").exists() and frame_count(folder / "video" / f"{name}.mp4") == frames
     todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, str(folder)) for i, level in enumerate(names) if i in todo]
+        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, size, str(folder)) for i, level in enumerate(names) if i in todo]
         for job in tqdm(concurrent.futures.as_completed(jobs), desc="real game", unit="level", initial=levels - len(todo), total=levels):
             job.result()
     text = io.StringIO()
@@ -144,7 +146,7 @@ def sample_test_set(name: str, test_set: pathlib.Path, out: pathlib.Path, *, sam
         images = None
         if model.image:
             first = [read_video(clip.video, 0, 1) for _, clip in filled]
-            images = np.concatenate([fit(f, height, width, max(1, f.shape[1] // height)) for f in first])
+            images = np.concatenate(first)
         request = Request([clip.prompt for _, clip in filled], actions, [i for i, _ in filled], height, width, settings["negative"], images)
         for (_, clip), video in zip(part, generate(model, sampling, request), strict=False):
             write_video(out / clip.video.name, video, fps=settings["fps"], crf=4)
@@ -185,7 +187,11 @@ def main(argv: list[str] | None = None) -> None:
             raise InputError(f"--model {text}: a row cannot be called {name!r}; give each model a name of its own, as in {folder}=NAME")
         plans.append((name, folder, sampling, {k: own[k] for k in ("height", "width", "fps", "negative")} | {"weights": fingerprint(source)}))
     keep_compiled()
-    test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames)
+    sizes = {(plan[-1]["height"], plan[-1]["width"]) for plan in plans}
+    if len(sizes) > 1 or any(side > most for side, most in zip(max(sizes), SCREEN, strict=True)):
+        shown = ", ".join(f"{height}×{width}" for height, width in sorted(sizes))
+        raise InputError(f"--model: these models make pictures of {shown}; the benchmark needs one size, at most {SCREEN[0]}×{SCREEN[1]}")
+    test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames, size=sizes.pop())
     for name, folder, sampling, settings in plans:
         sample_test_set(folder, test_set, args.out / name, sampling=sampling, batch=args.batch, settings=settings)
     options = [*score, "--videos", *(str(args.out / name) for name, *_ in plans), "--reference", str(test_set / "video"), "--actions",
