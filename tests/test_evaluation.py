@@ -304,3 +304,23 @@ def test_idm_and_benchmark(tmp_path, capsys):
     with pytest.raises(SystemExit):
         benchmark.main([*options, "--levels", "3"])
     assert "holds another test set" in capsys.readouterr().err
+
+
+def test_the_shipped_idm_reads_the_game(tmp_path, monkeypatch):
+    """Turning the real game of an unseen level, at the size that the tiny model makes; and what ships stays small."""
+    from mwjax.data.clips import fit
+    from mwjax.evaluation.measure import read_off
+    from mwjax.worlds.doom import DoomWorld
+    from mwjax.worlds.world import Action
+
+    monkeypatch.chdir(tmp_path)  # the game writes files where it stands
+    cfg, params = weights_of.load_idm(weights_of.SHIPPED_IDM)
+    world, right = DoomWorld("arena:gallery:9700"), []
+    for yaw in (4.0, -4.0):
+        video = [world.reset(seed=1).rgb] + [world.step(Action(yaw=yaw))[0].rgb for _ in range(16)]
+        _, camera = read_off(cfg, params, fit(np.stack(video), 48, 80, 2))
+        right.append(np.mean(np.sign(control.bin_degrees(np.asarray(camera))[1:, 1]) == np.sign(yaw)))
+    world.close()
+    assert min(right) > 0.8, right
+    files = [path for path in weights_of.SHIPPED_IDM.parent.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 16e6
