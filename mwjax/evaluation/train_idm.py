@@ -135,7 +135,7 @@ def accuracy(network: IDMConfig, params: dict, data: dict[str, np.ndarray], batc
     out["camera"] = {"direction": float(np.mean(control.direction(degrees[0]) == control.direction(degrees[1])))}
     for i, axis in enumerate(("pitch", "yaw")):
         asked, read = np.sign(degrees[1][..., i]), np.sign(degrees[0][..., i])
-        out["camera"][axis] = {"sign": float(np.mean(read == asked)), "sign where it turns": float(np.mean((read == asked)[asked != 0]))}
+        out["camera"][axis] = {"sign": float(np.mean(read == asked)), "sign where it turns": float(np.sum((read == asked) & (asked != 0)) / max(np.sum(asked != 0), 1))}
     return out
 
 
