@@ -284,7 +284,7 @@ def test_benchmark_schedules():
 
 
 @pytest.mark.slow
-def test_idm_and_benchmark(tmp_path, capsys):
+def test_idm_and_benchmark(tmp_path, capsys, monkeypatch):
     """A few steps of training an inverse dynamics model, then the whole protocol with the shipped base as its model."""
     config = ["--config", "configs/idm_vizdoom.py", f"--config.out={tmp_path / 'idm'}", "--config.record.scenes=2", "--config.record.clips=2",
               "--config.test.scenes=1", "--config.test.clips=2", "--config.stage.steps=4", "--config.stage.batch=2", "--config.autoencoded=0.0"]  # fmt: skip
@@ -292,6 +292,7 @@ def test_idm_and_benchmark(tmp_path, capsys):
     accuracy = json.loads((tmp_path / "idm" / "model" / "accuracy.json").read_text())["unseen levels"]
     assert accuracy["clips"] > 0
     assert 0 <= accuracy["camera"]["direction"] <= 1
+    monkeypatch.setattr(benchmark, "SCHEDULES", {name: benchmark.SCHEDULES[name] for name in ("key w", "forward turning", "there and back")})
     options = ["--model", "tiny=base", "--out", str(tmp_path / "bench"), "--levels", "2", "--frames", "5", "--steps", "1", "--idm", str(tmp_path / "idm" / "model")]
     benchmark.main(options)
     data = json.loads((tmp_path / "bench" / "report" / "report.json").read_text())

@@ -66,8 +66,8 @@ def game_action(keyboard: np.ndarray, mouse: np.ndarray) -> Action:
                   pitch=float(mouse[0]), yaw=float(mouse[1]))  # fmt: skip
 
 
-def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int], folder: str) -> None:
-    """Record every schedule on one level, from one place, in pictures of `size` (in a worker process); the JSON is written last."""
+def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int], titles: list[str], folder: str) -> None:
+    """Record the schedules on one level, from one place, in pictures of `size` (in a worker process); the JSON is written last."""
     from mwjax.worlds.doom import DoomWorld, Level
     from mwjax.worlds.policy import is_staring
 
@@ -76,7 +76,7 @@ def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int]
         finer = min(SCREEN[0] // size[0], SCREEN[1] // size[1])
         world = DoomWorld(level, size=(SCREEN[0] // finer, SCREEN[1] // finer))
         start = next((s for s in range(seed, seed + 20000, 1000) if not is_staring(world.reset(seed=s))), seed)
-        for title in SCHEDULES:
+        for title in titles:
             name = clip_name(number, title)
             actions, observations = [Action()], [world.reset(seed=start)]
             for row in list(zip(*schedule(title, frames), strict=True))[1:]:
@@ -117,7 +117,7 @@ def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple
     whole = lambda name: (folder / "metadata-detection" / f"{name}.json").exists() and frame_count(folder / "video" / f"{name}.mp4") == frames
     todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, size, str(folder)) for i, level in enumerate(names) if i in todo]
+        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, size, list(SCHEDULES), str(folder)) for i, level in enumerate(names) if i in todo]
         for job in tqdm(concurrent.futures.as_completed(jobs), desc="real game", unit="level", initial=levels - len(todo), total=levels):
             job.result()
     text = io.StringIO()
