@@ -20,7 +20,7 @@ from mwjax.compilation import keep_compiled
 from mwjax.data.actions import Actions, from_scene, read_actions, timeline
 from mwjax.data.clips import read_scene
 from mwjax.data.hud import draw_hud, enlarge
-from mwjax.data.video import read_video, video_size, write_video
+from mwjax.data.video import Header, read_header, read_video, write_video
 from mwjax.errors import InputError, command
 from mwjax.evaluation import control
 from mwjax.evaluation.measure import GROUPS, PARTS, Options, Values, fingerprint, identity, kept, load_networks, prefixes
@@ -78,35 +78,35 @@ def read_labels(path: pathlib.Path, frames: int, *, collisions: bool, offset: in
     return {"asked_buttons": buttons, "asked_camera": camera}, actions
 
 
-Size = tuple[int, int, int]
+Headers = dict[pathlib.Path, Header | None]
 
 
-def sizes_of(folder: pathlib.Path, limit: int) -> dict[pathlib.Path, Size]:
-    """(frames, height, width) of every video of a folder; zeros where it cannot be read. Raises InputError if there is none to score."""
+def headers_of(folder: pathlib.Path, limit: int) -> Headers:
+    """The header of every video of a folder, None where it cannot be read. Raises InputError if there is none to score."""
     paths = sorted(folder.glob("*.mp4"))[:limit]
     if not paths:
         raise InputError(f"--videos {folder} holds no .mp4 file" if folder.is_dir() else f"--videos {folder} is not a folder")
-    sizes = {path: video_size(path) for path in paths}
-    if not any(size[0] for size in sizes.values()):
+    headers = {path: read_header(path) for path in paths}
+    if not any(headers.values()):
         raise InputError(f"--videos {folder}: none of the {len(paths)} files can be read")
-    return sizes
+    return headers
 
 
-def alike(sizes: dict[pathlib.Path, Size], frames: int, *, cut: bool) -> tuple[list[pathlib.Path], list[str]]:
+def alike(headers: Headers, frames: int, *, cut: bool) -> tuple[list[pathlib.Path], list[str]]:
     """(videos of the usual size with `frames` frames, why each of the others is left out). cut: longer ones will do."""
-    usual = collections.Counter(size[1:] for size in sizes.values() if size[0]).most_common(1)[0][0]
+    usual = collections.Counter((h.height, h.width) for h in headers.values() if h).most_common(1)[0][0]
     good, excluded = [], []
-    for path, (length, *shape) in sizes.items():
-        if not length:
+    for path, header in headers.items():
+        if not header:
             excluded.append(f"{path}: cannot be read")
-        elif length < frames or (length > frames and not cut):
-            excluded.append(f"{path}: {length} frames, not {frames}")
-        elif tuple(shape) != usual:
-            excluded.append(f"{path}: {shape[0]}×{shape[1]}, the others are {usual[0]}×{usual[1]}")
+        elif header.frames < frames or (header.frames > frames and not cut):
+            excluded.append(f"{path}: {header.frames} frames, not {frames}")
+        elif (header.height, header.width) != usual:
+            excluded.append(f"{path}: {header.height}×{header.width}, the others are {usual[0]}×{usual[1]}")
         else:
             good.append(path)
     if not good:
-        raise InputError(f"--videos {path.parent}: none of the {len(sizes)} videos can be scored; {excluded[0]}")
+        raise InputError(f"--videos {path.parent}: none of the {len(headers)} videos can be scored; {excluded[0]}")
     return good, excluded
 
 
@@ -178,7 +178,8 @@ class Study:
 
             def run(part=part):
                 frames = frames_of(path)
-                return part.run(self.networks.get(part.network), change(frames) if change else frames, beside and frames_of(beside), self.options)
+                against = frames_of(beside) if part.against else None
+                return part.run(self.networks.get(part.network), change(frames) if change else frames, against, self.options)
 
             values |= kept(self.args.out / "cache" / title / f"{path.stem}.{name}.npz", key, run)
         return values
@@ -195,10 +196,11 @@ class Study:
         asked = np.concatenate(actions, 1) if actions else np.zeros(0)
 
         def draw() -> Values:
+            header = read_header(path)
             frames = read_video(path, 0, self.frames)
             frames = enlarge(frames, max(1, 240 // frames.shape[1]))
             frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]
-            write_video(target, draw_hud(frames, *actions) if actions else frames, fps=12, crf=20)
+            write_video(target, draw_hud(frames, *actions) if actions else frames, fps=header.fps if header and header.fps else 16, crf=20)
             return {}
 
         if not target.exists():
@@ -220,8 +222,8 @@ def check(args: argparse.Namespace) -> pathlib.Path | None:
     return idm
 
 
-def not_computed(args: argparse.Namespace, chosen: tuple[Metric, ...], absent: dict[str, str], frames: int, sizes: list[Size]) -> list[str]:
-    """A line for everything that was asked for and cannot be computed, with what would change that."""
+def not_computed(args: argparse.Namespace, chosen: tuple[Metric, ...], absent: dict[str, str], frames: int, least: int) -> list[str]:
+    """A line for everything that was asked for and cannot be computed, with what would change that. least: pixels of the shortest side."""
     titles_of = lambda *names: ", ".join(m.title for m in chosen if m.part in names)
     parts = {m.part for m in chosen}
     out = [f"{titles_of(*(p for p in parts if PARTS[p].network == name))}: needs {SOURCES[name].what}; get it with: {how}" for name, how in absent.items()]
@@ -230,7 +232,6 @@ def not_computed(args: argparse.Namespace, chosen: tuple[Metric, ...], absent: d
         out.append(f"{titles_of(*compared)}: need --reference")
     if "control" in parts and not args.actions:
         out.append("keyboard and camera precision: need --actions")
-    least = min(min(size[1:]) for size in sizes)
     if "smoothness" in parts and "amt" not in absent and (least < amt.LEAST_SIDE or frames < 3):
         out.append(f"motion smoothness: needs 3 frames of at least {amt.LEAST_SIDE}×{amt.LEAST_SIDE} pixels, there are {frames} of {least} and more")
     if "fvd" in parts and "i3d" not in absent and frames < 16:
@@ -241,17 +242,19 @@ def not_computed(args: argparse.Namespace, chosen: tuple[Metric, ...], absent: d
 def evaluate(args: argparse.Namespace) -> list[Row]:
     """Score the folders of `args` (see `parser`), write the report and return its rows. Raises InputError before anything is measured for what is wrong."""
     idm = check(args)
-    folders = {title: sizes_of(folder, args.limit) for title, folder in titles(args.videos).items()}
-    readable = [size for sizes in folders.values() for size in sizes.values() if size[0]]
-    frames = args.frames or collections.Counter(size[0] for size in readable).most_common(1)[0][0]
-    chosen_videos = {title: alike(sizes, frames, cut=bool(args.frames)) for title, sizes in folders.items()}
+    folders = {title: headers_of(folder, args.limit) for title, folder in titles(args.videos).items()}
+    readable = [header for headers in folders.values() for header in headers.values() if header]
+    frames = args.frames or collections.Counter(header.frames for header in readable).most_common(1)[0][0]
+    chosen_videos = {title: alike(headers, frames, cut=bool(args.frames)) for title, headers in folders.items()}
     excluded = [line for _, lines in chosen_videos.values() for line in lines]
-    output_folder(args.out)
     chosen = tuple(m for m in metrics(tasks=args.tasks, conventional=args.conventional) if PARTS[m.part].group in args.metrics)
     possible = {"control": args.actions, "frames": args.reference, "lpips": args.reference, "fvd": args.reference}
     names = [name for name in dict.fromkeys(m.part for m in chosen) if possible.get(name, True)]
     networks, absent = load_networks({PARTS[name].network for name in names} - {""}, idm=idm, folder=args.weights)
-    missing = not_computed(args, chosen, absent, frames, readable)
+    missing = not_computed(args, chosen, absent, frames, min(min(header.height, header.width) for header in readable))
+    if all(PARTS[name].network in absent for name in names):
+        raise InputError(f"nothing that --metrics {' '.join(args.metrics)} asks for can be computed; {missing[0]}")
+    output_folder(args.out)
     study = Study(args, networks, [name for name in names if PARTS[name].network not in absent], frames, excluded)
     measured = {title: study.row(title, paths, against=True) for title, (paths, _) in chosen_videos.items()}
     reference: dict[str, Values] = {}

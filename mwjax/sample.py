@@ -19,6 +19,7 @@ import mwjax
 from converters.folder import Folder, defaults, fingerprint, load_model, preflight
 from mwjax.compilation import compile_ahead, keep_compiled
 from mwjax.data.actions import Actions, read_actions
+from mwjax.data.files import write_whole
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.video import WRITERS, read_image
 from mwjax.diffusion.sampler import Sampling, plan
@@ -190,13 +191,7 @@ def make(stream: Stream, shot: Shot, args: argparse.Namespace, record: dict) -> 
     job = {key: getattr(shot, key) for key in JOB_KEYS} | {"out": [str(p) for p in shot.out]}
     computed = "".join(str(int(c)) for c in stream.computed)  # 1: the step ran the blocks
     text = json.dumps({"job": job} | record | {"computed_steps": computed}, indent=1, ensure_ascii=False) + "\n"
-    write_whole(shot.out[0].with_suffix(".json"), text.encode())
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_whole(shot.out[0].with_suffix(".json"), text)
 
 
 @command

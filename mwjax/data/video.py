@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -108,23 +109,29 @@ def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None
     return np.stack(frames)
 
 
-def frame_count(path: str | pathlib.Path) -> int:
-    """Number of frames the file's header promises (0 if it cannot be read)."""
-    try:
-        with av.open(str(path)) as container:
-            return container.streams.video[0].frames
-    except (av.FFmpegError, FileNotFoundError, IndexError):
-        return 0
+class Header(NamedTuple):
+    """What a video's header promises."""
+
+    frames: int
+    height: int
+    width: int
+    fps: float
 
 
-def video_size(path: str | pathlib.Path) -> tuple[int, int, int]:
-    """(frames, height, width) that the file's header promises; zeros if it cannot be read."""
+def read_header(path: str | pathlib.Path) -> Header | None:
+    """None if the file cannot be read."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            return stream.frames, stream.height, stream.width
+            return Header(stream.frames, stream.height, stream.width, float(stream.average_rate or 0))
     except (av.FFmpegError, OSError, IndexError):
-        return 0, 0, 0
+        return None
+
+
+def frame_count(path: str | pathlib.Path) -> int:
+    """Number of frames the file's header promises (0 if it cannot be read)."""
+    header = read_header(path)
+    return header.frames if header else 0
 
 
 def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:

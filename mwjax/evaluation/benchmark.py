@@ -28,16 +28,16 @@ from mwjax import evaluate
 from mwjax.compilation import keep_compiled
 from mwjax.data.actions import Actions, from_scene, parse_short
 from mwjax.data.captions import caption
-from mwjax.data.clips import fit, read_scene, read_table
+from mwjax.data.clips import TABLES, fit, read_scene, read_table
+from mwjax.data.files import write_whole
 from mwjax.data.video import frame_count, read_video, write_video
 from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.pipeline import Request, generate, latent_shape, output_folder
 from mwjax.worlds.levels import arenas
-from mwjax.worlds.recorder import COLUMNS, metadata
+from mwjax.worlds.recorder import COLUMNS, Recording, metadata
 from mwjax.worlds.world import Action
 
-FPS = 35 / 3
 SCREEN = (192, 320)  # what the game draws
 FIRST_SEED = 9000  # of levels and places: training uses smaller ones
 
@@ -60,12 +60,6 @@ def schedule(name: str, frames: int) -> Actions:
     return parse_short(f"{first}*{half}, {second}*{frames - 1 - half}")
 
 
-def game_action(keyboard: np.ndarray, mouse: np.ndarray) -> Action:
-    w, s, a, d, space, shift, ctrl = (bool(k) for k in keyboard)
-    return Action(ws=1 if w else 2 if s else 0, ad=1 if a else 2 if d else 0, scs=1 if space else 2 if shift else 3 if ctrl else 0,
-                  pitch=float(mouse[0]), yaw=float(mouse[1]))  # fmt: skip
-
-
 def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int], titles: list[str], folder: str) -> None:
     """Record the schedules on one level, from one place, in pictures of `size` (in a worker process); the JSON is written last."""
     from mwjax.worlds.doom import DoomWorld, Level
@@ -80,15 +74,11 @@ def _play(level: str, seed: int, number: int, frames: int, size: tuple[int, int]
             name = clip_name(number, title)
             actions, observations = [Action()], [world.reset(seed=start)]
             for row in list(zip(*schedule(title, frames), strict=True))[1:]:
-                actions.append(game_action(*row))
+                actions.append(Action.of(*row))
                 observations.append(world.step(actions[-1])[0])
-            write_video(pathlib.Path(folder, "video", f"{name}.mp4"), fit(np.stack([o.rgb for o in observations]), *size, 1), fps=FPS, crf=4)
+            write_video(pathlib.Path(folder, "video", f"{name}.mp4"), fit(np.stack([o.rgb for o in observations]), *size, 1), fps=Recording((), 1).fps, crf=4)
             scene = metadata(actions, observations, biome=Level(level).biome) | {"level": level, "caption": caption(Level(level).words, actions[1:])}
-            path = pathlib.Path(folder, "metadata-detection", f"{name}.json")
-            path.parent.mkdir(exist_ok=True)
-            part = path.with_name(path.name + ".part")
-            part.write_text(json.dumps(scene))
-            part.replace(path)
+            write_whole(pathlib.Path(folder, "metadata-detection", f"{name}.json"), json.dumps(scene))
         world.close()
         os.chdir("/")
 
@@ -102,17 +92,13 @@ def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
     path, text = output_folder(folder) / stamp, json.dumps(identity, indent=1)
     if path.exists() and path.read_text() != text:
         raise InputError(f"{folder} holds {what}; delete it or choose another --out")
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    write_whole(path, text)
 
 
 def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int]) -> pathlib.Path:
     """The real game on held-out levels, in the released dataset layout, as large as the models' videos. Raises InputError for a folder with another one."""
     folder, names = folder.resolve(), arenas(levels, FIRST_SEED)
     claim(folder, "benchmark.json", {"levels": names, "frames": frames, "size": size, "schedules": SCHEDULES}, "another test set")
-    for name in ("video", "metadata-detection", "dataset"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
     clips = [[clip_name(i, title) for title in SCHEDULES] for i in range(levels)]
     whole = lambda name: (folder / "metadata-detection" / f"{name}.json").exists() and frame_count(folder / "video" / f"{name}.mp4") == frames
     todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
@@ -126,7 +112,7 @@ def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple
     for name in (n for group in clips for n in group):
         scene = json.loads((folder / "metadata-detection" / f"{name}.json").read_text())
         table.writerow((f"{name}.mp4", 0, frames - 1, scene["caption"], "."))
-    (folder / "dataset" / "video_captions_v0.csv").write_text(text.getvalue())
+    write_whole(folder / TABLES[0], text.getvalue())
     return folder
 
 

@@ -114,9 +114,7 @@ def score(positive: np.ndarray, negative: np.ndarray, sign: int) -> dict[str, fl
 
 def action_of(held: dict) -> Action:
     """What the game is told for hold() arguments."""
-    keys = held.get("keys", "")
-    return Action(ws=1 if "w" in keys else 2 if "s" in keys else 0, ad=1 if "a" in keys else 2 if "d" in keys else 0,
-                  pitch=held.get("pitch", 0.0), yaw=held.get("yaw", 0.0))  # fmt: skip
+    return Action.of(*(rows[1] for rows in hold(2, **held)))
 
 
 def _game_clip(level: str, seed: int, action: Action, frames: int, framing: tuple[int, int, int]) -> np.ndarray:

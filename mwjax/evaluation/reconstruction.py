@@ -13,13 +13,9 @@ from tqdm import tqdm
 
 from mwjax.data.clips import load_clip, read_table, to_pixels
 from mwjax.errors import InputError, command
+from mwjax.evaluation.visual import psnr
 
 BLOCK = (4, 8, 8)
-
-
-def psnr(squared_error: float, peak: float = 2.0) -> float:
-    """Decibels of a mean squared error; pixels in [-1, 1] have a peak of 2."""
-    return float(10 * np.log10(peak**2 / max(squared_error, 1e-12)))
 
 
 def blocks(video: np.ndarray) -> np.ndarray:
@@ -80,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
             linear = np.mean((rows - rows @ components.T @ components) ** 2)
             errors.append((linear, np.mean((frames - video) ** 2), np.mean((frames - video)[1:] ** 2)))
             latents.append(code.reshape(-1, code.shape[-1]))
-        cells = " | ".join(f"{psnr(e):.1f} dB" for e in np.mean(errors, 0))
+        cells = " | ".join(f"{psnr(e, peak=2.0):.1f} dB" for e in np.mean(errors, 0))
         latents = np.concatenate(latents)
         print(f"| {folder} | {cells} | {np.abs(latents.mean(0)).max():.2f}, {latents.std(0).min():.2f} to {latents.std(0).max():.2f} |")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mwjax.data.files import write_whole
 from mwjax.evaluation import control
 from mwjax.evaluation.measure import Values
 from mwjax.evaluation.scores import Metric, Score, of_video
@@ -140,8 +141,6 @@ def write(
     page = f"{before}>{json.dumps(data, ensure_ascii=False).replace('<', chr(92) + 'u003c')}<{after}"
     paths = []
     for name, content in (("report.json", json.dumps(data, indent=1, ensure_ascii=False) + "\n"), ("report.md", text), ("report.html", page)):
-        part = folder / (name + ".part")
-        part.write_text(content)
-        part.replace(folder / name)
+        write_whole(folder / name, content)
         paths.append(folder / name)
     return paths

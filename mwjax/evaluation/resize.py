@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mwjax.models.image import cubic_weights
 from mwjax.types import Array, Float, UInt8
-
-__all__ = ["apply", "area", "bilinear", "cubic_weights", "linear_weights", "opencv_linear"]
 
 
 def _positions(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,15 +42,13 @@ def bilinear(images: Float[Array, "*b h w c"], height: int, width: int) -> Float
 def opencv_linear(images: UInt8[Array, "*b h w c"], height: int, width: int) -> UInt8[Array, "*b height width c"]:
     """OpenCV's INTER_LINEAR of uint8, bit for bit: weights of 11 bits, rows first, the intermediate cut by 4 bits."""
     x = jnp.asarray(images, jnp.int32)
-    sums = []
     for axis, new_size in ((-2, width), (-3, height)):
         size = x.shape[axis]
         first, fraction = _positions(size, new_size)
         shape = (new_size, 1) if axis == -2 else (new_size, 1, 1)
         near, far = (np.rint(f * 2048).astype(np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for f in (1 - fraction, fraction))
         a, b = jnp.take(x, first, axis), jnp.take(x, (first + 1).clip(max=size - 1), axis)
-        sums = a * near + b * far if axis == -2 else ((near * (a >> 4)) >> 16) + ((far * (b >> 4)) >> 16)
-        x = sums
+        x = a * near + b * far if axis == -2 else ((near * (a >> 4)) >> 16) + ((far * (b >> 4)) >> 16)
     return ((x + 2) >> 2).clip(0, 255).astype(jnp.uint8)
 
 

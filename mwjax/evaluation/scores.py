@@ -1,4 +1,4 @@
-"""From raw values of many videos to scores: every metric is a line of `METRICS`. Intervals are by bootstrap over videos."""
+"""From raw values of many videos to scores: every metric is a line of `metrics`. Intervals are by bootstrap over videos."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

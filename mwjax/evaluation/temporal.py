@@ -9,8 +9,8 @@ import numpy as np
 from mwjax.evaluation.networks import amt, clip
 from mwjax.evaluation.networks.clip import CLIPConfig
 from mwjax.evaluation.networks.layers import Weights
-from mwjax.evaluation.resize import apply, area, cubic_weights
-from mwjax.models.image import PIXEL_MEAN, PIXEL_STD
+from mwjax.evaluation.resize import apply, area
+from mwjax.models.image import PIXEL_MEAN, PIXEL_STD, cubic_weights
 from mwjax.models.layers import along
 from mwjax.types import Array, Float, UInt8
 

@@ -25,9 +25,9 @@ def prepare(frames: UInt8[Array, "f h w 3"], size: tuple[int, int] = SIZE) -> Fl
     return bilinear(jnp.asarray(frames, jnp.float32) / 255, *size)
 
 
-def psnr(squared_error: float) -> float:
-    """Decibels for a range of 1; infinite for no error."""
-    return float(-10 * np.log10(squared_error)) if squared_error > 0 else float("inf")
+def psnr(squared_error: float, peak: float = 1.0) -> float:
+    """Decibels of a mean squared error for pixels of a range `peak`; infinite for no error."""
+    return float(10 * np.log10(peak**2 / squared_error)) if squared_error > 0 else float("inf")
 
 
 def blur_weights(size: int) -> Float[np.ndarray, "size size"]:

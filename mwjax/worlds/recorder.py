@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mwjax.data.actions import DEGREES
 from mwjax.data.captions import caption
+from mwjax.data.files import write_whole
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
 from mwjax.worlds.detection import detect
@@ -111,15 +112,8 @@ def _record_scene(plan: Recording, index: int, folder: str) -> str:
         clips.append({"start": start, "end": start + plan.frames - 1, "prompt": caption(Level(level).words, actions[window])})
     scene |= {"level": level, "clips": clips, "staring_clips": staring}
     write_video(folder / "video" / f"scene_{index}.mp4", np.stack([o.rgb for o in observations]), fps=plan.fps)
-    _write_text(folder / "metadata-detection" / f"scene_{index}.json", json.dumps(scene, indent=1))
+    write_whole(folder / "metadata-detection" / f"scene_{index}.json", json.dumps(scene, indent=1))
     return level
-
-
-def _write_text(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def record(plan: Recording, folder: str | pathlib.Path, *, workers: int | None = None, progress: bool = True) -> dict:
@@ -142,7 +136,7 @@ def record(plan: Recording, folder: str | pathlib.Path, *, workers: int | None =
     with tempfile.TemporaryDirectory() as scratch:
         for level in set(plan.levels):
             Level(level).wad(pathlib.Path(scratch))
-    _write_text(stamp, json.dumps(identity, indent=1))
+    write_whole(stamp, json.dumps(identity, indent=1))
     todo = [i for i in range(plan.scenes) if not _is_whole(folder, i)]
     bar = tqdm(total=plan.scenes, initial=plan.scenes - len(todo), desc="recording", unit="scene", disable=not progress)
     workers = workers or os.cpu_count() or 1
@@ -175,5 +169,5 @@ def _write_table(plan: Recording, folder: pathlib.Path) -> dict:
         counts["staring clips"] += scene["staring_clips"]
         for clip in scene["clips"]:
             table.writerow(dict(zip(COLUMNS, (f"scene_{index}.mp4", clip["start"], clip["end"], clip["prompt"], "."), strict=True)))
-    _write_text(folder / "dataset" / "video_captions_v0.csv", text.getvalue())
+    write_whole(folder / "dataset" / "video_captions_v0.csv", text.getvalue())
     return counts

@@ -20,6 +20,12 @@ class Action:
     pitch: float = 0.0
     yaw: float = 0.0
 
+    @classmethod
+    def of(cls, keyboard: np.ndarray, mouse: np.ndarray) -> "Action":
+        """From a row of keys (w s a d space shift ctrl) and of mouse degrees (pitch, yaw), as the model takes them."""
+        w, s, a, d, space, shift, ctrl = (bool(key) for key in keyboard)
+        return cls(1 if w else 2 if s else 0, 1 if a else 2 if d else 0, 1 if space else 2 if shift else 3 if ctrl else 0, float(mouse[0]), float(mouse[1]))
+
 
 @dataclasses.dataclass(frozen=True)
 class Observation:

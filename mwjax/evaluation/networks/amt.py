@@ -220,5 +220,5 @@ def between(weights: Weights, first: Float[Array, "b h w 3"], second: Float[Arra
         warped = [warp(image, flow[..., 2 * i : 2 * i + 2]) for image, flow in ((first, flow0), (second, flow1))]
         share = mask[..., i : i + 1]
         blends.append(share * warped[0] + (1 - share) * warped[1] + mean + rest[..., 3 * i : 3 * i + 3])
-    combined = convolve(_activated(jnp.concatenate(blends, -1), weights, "comb_block", ), weights, "comb_block.2", padding=1)
+    combined = convolve(_activated(jnp.concatenate(blends, -1), weights, "comb_block"), weights, "comb_block.2", padding=1)
     return Result((sum(blends) / FLOWS + combined).clip(0, 1), flows, features)
