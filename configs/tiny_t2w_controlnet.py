@@ -22,13 +22,13 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     config.model = "tiny"  # the shipped base; or a model folder
     config.control = {"kind": "controlnet", "action_dim": 192}
     config.dataset = ""  # a dataset folder in the released layout; "" records one
-    config.record = {"levels": arenas(300 if long else 96, 2000), "scenes": 300 if long else 96, "clips": 18, "frames": 17, "size": (96, 160), "seed": 1}
-    config.framing = {"frames": 17, "height": 48, "width": 80, "shrink": 2}
+    config.record = {"levels": arenas(300 if long else 120, 2000), "scenes": 300 if long else 120, "clips": 18, "frames": 17, "size": (96, 160), "seed": 1}
+    config.framing = {"frames": 17, "height": 48, "width": 80, "shrink": 2, "mirror": True}
     muon = {"optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}  # far fewer steps than AdamW from a fresh start
     config.stages = [
         {"name": "lora", "steps": 500 if long else 60, "batch": 16, "lr": 1e-4, "warmup": 20, "weight_decay": 3e-2, "eps": 1e-10, "rank": 16, "alpha": 8.0},
-        {"name": "action", "steps": 6000 if long else 1100, "batch": 16, "lr": 1e-2, "motion": 0.2, **muon},
+        {"name": "action", "steps": 3000 if long else 1000, "batch": 16, "lr": 1e-2, "motion": 0.2, **muon},
     ]
-    config.sampling = {"steps": 30, "shift": 3.0, "guidance": 1.0, "action_guidance": 3.0}
+    config.sampling = {"steps": 30, "shift": 3.0, "guidance": 1.0, "action_guidance": 5.0}
     config.lora_scale = 1.0
     return config

@@ -1,13 +1,14 @@
 """Datasets in the released layout, damaged files, the latent cache and the loader."""
 
 import csv
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
 
-from mwjax.data.actions import from_scene, parse_action_list, read_actions
+from mwjax.data.actions import KEYS, from_scene, parse_action_list, read_actions
 from mwjax.data.actions import main as show_actions
 from mwjax.data.clips import fit, load_clip, read_table
 from mwjax.data.latents import Framing, LatentSource, encode_dataset
@@ -138,6 +139,21 @@ def test_gamefactory_layout(tmp_path):
     (root / "dataset/video_captions_v0.csv").unlink()
     keyboard = load_clip(read_table(root)[0], height=32, width=48)["keyboard"]
     np.testing.assert_array_equal(keyboard[:, 0], [0, 1, 1, 1, 1, 1, 0, 0, 0])
+
+
+def test_mirrored_clips_exchange_left_and_right(tmp_path):
+    dataset = make_dataset(tmp_path / "data", scenes=1)
+    actions = {str(i): entry(ws=1, ad=1 + i % 2, scs=3, pitch_delta=0.1, yaw_delta=0.2) for i in range(20)}
+    (dataset / "metadata-detection" / "scene_0.json").write_text(json.dumps({"actions": actions}))
+    clips = read_table(dataset)
+    plain, mirrored = (load_clip(dataclasses.replace(clips[0], mirrored=m), height=32, width=48) for m in (False, True))
+    np.testing.assert_array_equal(mirrored["video"], plain["video"][:, :, ::-1])
+    np.testing.assert_array_equal(mirrored["mouse"], plain["mouse"] * [1, -1])
+    for key, other in {"w": "w", "s": "s", "a": "d", "d": "a", "space": "space", "shift": "shift", "ctrl": "ctrl"}.items():
+        np.testing.assert_array_equal(mirrored["keyboard"][:, KEYS.index(key)], plain["keyboard"][:, KEYS.index(other)])
+    assert {"a", "d"} <= {KEYS[i] for i in np.flatnonzero(plain["keyboard"].any(0))}
+    cache = encode(dataset, tmp_path / "cache", framing=dataclasses.replace(FRAMING, mirror=True))
+    assert len(LatentSource(cache)) == 2 * len(clips)
 
 
 def test_fit_shrinks_then_crops():

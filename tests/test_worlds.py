@@ -43,9 +43,9 @@ def test_hold_policy_holds_bounds_and_balances():
     runs = np.diff(np.flatnonzero(np.diff(yaw) != 0))
     assert runs.min() >= policy.hold[0]
     assert np.abs(yaw).max() <= policy.yaw[1]
-    for group in ("ws", "ad"):
+    for group, still in zip(("ws", "ad"), policy.still, strict=True):
         share = np.bincount([getattr(a, group) for a in actions], minlength=3) / len(actions)
-        assert np.abs(share - (policy.still, (1 - policy.still) / 2, (1 - policy.still) / 2)).max() < 0.05
+        assert np.abs(share - (still, (1 - still) / 2, (1 - still) / 2)).max() < 0.05
     assert abs(np.mean(yaw > 0) - np.mean(yaw < 0)) < 0.05
 
 

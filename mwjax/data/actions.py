@@ -21,6 +21,11 @@ DEGREES = 15.0  # the datasets store rotations in units of 15 degrees
 Actions = tuple[np.ndarray, np.ndarray]
 
 
+def mirror(keyboard: np.ndarray, mouse: np.ndarray) -> Actions:
+    """The actions with left and right exchanged."""
+    return keyboard[:, [0, 1, 3, 2, 4, 5, 6]], mouse * np.array([1, -1], mouse.dtype)
+
+
 def parse_action_list(action_list: list) -> Actions:
     """The original's syntax: [[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "frames on which space is pressed"].
 

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from mwjax.data.actions import from_scene
+from mwjax.data.actions import from_scene, mirror
 from mwjax.data.video import read_video
 from mwjax.errors import InputError
 
@@ -19,13 +19,14 @@ METADATA_FOLDERS = ("metadata-detection", "metadata")
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Frames start … end (inclusive) of a video, its scene's JSON and the caption."""
+    """Frames start … end (inclusive) of a video, its scene's JSON and the caption. mirrored: left and right exchanged, in picture, keys and yaw."""
 
     video: pathlib.Path
     metadata: pathlib.Path
     start: int
     end: int
     prompt: str
+    mirrored: bool = False
 
     @property
     def frames(self) -> int:
@@ -33,7 +34,7 @@ class Clip:
 
     @property
     def name(self) -> str:
-        return f"{self.video.stem} frames {self.start} to {self.end}"
+        return f"{self.video.stem} frames {self.start} to {self.end}" + ", mirrored" * self.mirrored
 
 
 def read_table(root: str | pathlib.Path) -> list[Clip]:
@@ -111,6 +112,8 @@ def load_clip(clip: Clip, *, height: int, width: int, shrink: int = 1) -> dict[s
         raise InputError(f"{clip.metadata} describes frames up to {last}, the clip ends at {clip.end}: it does not match its video")
     video = fit(read_video(clip.video, clip.start, clip.end + 1), height, width, shrink)
     keyboard, mouse = from_scene(actions, clip.start, clip.end + 1)
+    if clip.mirrored:
+        video, keyboard, mouse = video[:, :, ::-1], *mirror(keyboard, mouse)
     return {"video": video, "keyboard": keyboard, "mouse": mouse}
 
 

@@ -23,12 +23,16 @@ from mwjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How clips are cut: the first `frames` frames of each clip, shrunk and centre-cropped to height × width."""
+    """How clips are cut: the first `frames` frames of each clip, shrunk and centre-cropped to height × width.
+
+    mirror: learn from every clip's mirror image as well (not for captions that tell left from right).
+    """
 
     frames: int
     height: int
     width: int
     shrink: int = 1
+    mirror: bool = False
 
     def __post_init__(self):
         if self.frames % 4 != 1:
@@ -62,6 +66,8 @@ def encode_dataset(
     share the work and meet at barrier(name).
     """
     folder = pathlib.Path(folder)
+    if framing.mirror:
+        clips = clips + [dataclasses.replace(clip, mirrored=True) for clip in clips]
     stamp = {"framing": dataclasses.asdict(framing), "identity": identity}
     stamp_path, index_path = folder / "cache.json", folder / "index.json"
     if stamp_path.exists() and json.loads(stamp_path.read_text()) != stamp:

@@ -18,24 +18,24 @@ def is_staring(observation: Observation) -> bool:
 class HoldPolicy:
     """Every key group and the mouse hold a value for a randomly drawn duration; opposite classes come up equally often.
 
-    hold: shortest and longest duration in frames. still: probability of neither walking key, and of neither sideways key.
+    hold: shortest and longest duration in frames. still: probabilities of neither walking key, and of neither sideways key.
     yaw, pitch: (smallest, largest) magnitude in degrees per frame.
     max_pitch: bound on the absolute camera pitch in degrees. mouse: probabilities of (still, yaw, pitch, both).
     """
 
     hold: tuple[int, int] = (16, 48)
-    still: float = 0.3
+    still: tuple[float, float] = (0.3, 0.6)
     yaw: tuple[float, float] = (1.0, 5.0)
     pitch: tuple[float, float] = (0.5, 2.0)
     max_pitch: float = 15.0
-    mouse: tuple[float, float, float, float] = (0.45, 0.3, 0.15, 0.1)
-    special: tuple[float, float, float, float] = (0.7, 0.1, 0.1, 0.1)  # none, jump, sneak, sprint
+    mouse: tuple[float, float, float, float] = (0.55, 0.2, 0.2, 0.05)
+    special: tuple[float, float, float, float] = (0.79, 0.07, 0.07, 0.07)  # none, jump, sneak, sprint
 
     def start(self, rng: np.random.Generator) -> None:
         self._rng, self._left, self._held, self._was = rng, dict.fromkeys(("ws", "ad", "scs", "mouse"), 0), {}, None
 
     def act(self, observation: Observation) -> Action:
-        draw = {"ws": self._direction, "ad": self._direction, "scs": self._special, "mouse": self._mouse}
+        draw = {"ws": lambda: self._direction(self.still[0]), "ad": lambda: self._direction(self.still[1]), "scs": self._special, "mouse": self._mouse}
         if is_staring(observation):
             # Back off and turn away from the wall, one way, until the view is free; then walk on.
             if not self._held.get("escape"):
@@ -64,8 +64,8 @@ class HoldPolicy:
         walks = self._held.get("ws") or self._held.get("ad")
         return bool(walks) and self._left["ws"] < self.hold[0] and self._was is not None and np.allclose(self._was, observation.position, atol=0.02)
 
-    def _direction(self) -> int:
-        return int(self._rng.choice(3, p=(self.still, (1 - self.still) / 2, (1 - self.still) / 2)))
+    def _direction(self, still: float) -> int:
+        return int(self._rng.choice(3, p=(still, (1 - still) / 2, (1 - still) / 2)))
 
     def _special(self) -> int:
         return int(self._rng.choice(4, p=self.special))
