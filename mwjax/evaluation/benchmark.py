@@ -145,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     p = argparse.ArgumentParser(prog="python -m mwjax.evaluation.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model", nargs="+", default=["runs/tiny_t2w_controlnet/model"], metavar="DIR[=NAME]", help="model folders, each a row (default: %(default)s)")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="(default: %(default)s)")
-    p.add_argument("--levels", type=int, default=8, help=f"held-out levels, {len(SCHEDULES)} clips each (default: %(default)s)")
+    p.add_argument("--levels", type=int, default=16, help=f"held-out levels, {len(SCHEDULES)} clips each (default: %(default)s)")
     p.add_argument("--frames", type=int, default=17, help="of a clip, 4n + 1 (default: %(default)s)")
     p.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     p.add_argument("--action-guidance", type=float, help="(default: the model's own)")

@@ -198,7 +198,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=30, help="clips per side of each probe: as many seeds and unseen levels")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--action-guidance", type=float, default=3.0)
+    parser.add_argument("--action-guidance", type=float, default=5.0)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--seed", type=int, default=9000)
     parser.add_argument("--out", default="camera.json")
