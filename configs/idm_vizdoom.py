@@ -16,9 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.out = "runs/idm_vizdoom"
     config.seed = 0
     config.dataset = ""  # a dataset folder in the released layout; "" records one
-    policy = {"policy_options": (("still", (0.3, 0.3)), ("mouse", (0.45, 0.3, 0.15, 0.1)), ("special", (0.7, 0.1, 0.1, 0.1)))}  # more at once than by default
-    config.record = {"levels": arenas(360, 1000), "scenes": 360, "clips": 18, "frames": 17, "size": (96, 160), "seed": 11, **policy}
-    config.test = {"levels": arenas(30, 9500), "scenes": 30, "clips": 18, "frames": 17, "size": (96, 160), "seed": 12, **policy}
+    config.record = {"levels": arenas(360, 1000), "scenes": 360, "clips": 18, "frames": 17, "size": (96, 160), "seed": 11}
+    config.test = {"levels": arenas(30, 9500), "scenes": 30, "clips": 18, "frames": 17, "size": (96, 160), "seed": 12}
     config.size, config.shrink = (48, 80), 2  # of the clips, as the tiny model makes them
     config.autoencoder, config.autoencoded = "tiny", 0.15
     config.network = {"image_size": (24, 40), "conv3d": 16, "channels": (16, 32, 32), "dim": 192, "num_heads": 6}  # VPT at impala width 1

@@ -180,7 +180,7 @@ def objectives(job: Job, stage: Stage, model: model_folder.Model, attention: str
 
 def flow_objectives(job: Job, stage: Stage, world: WorldConfig, attention: str) -> tuple[Objective, Objective]:
     ways = {"attention": attention, "remat": job.memory.remat}, {"attention": "plain", "remat": "none"}
-    return tuple(flow_objective(tuned(world, **way), motion=stage.motion, shift=stage.shift, dtype=job.memory.compute) for way in ways)
+    return tuple(flow_objective(tuned(world, **way), motion=stage.motion, dtype=job.memory.compute) for way in ways)
 
 
 def tuned(world: WorldConfig, **how) -> WorldConfig:

@@ -49,6 +49,12 @@ def test_hold_policy_holds_bounds_and_balances():
     assert abs(np.mean(yaw > 0) - np.mean(yaw < 0)) < 0.05
 
 
+@pytest.mark.parametrize("wrong", [{"policy": "idle"}, {"policy_options": (("still", 0.5),)}, {"policy_options": (("speed", 2.0),)}])
+def test_a_policy_that_does_not_exist_is_an_error(wrong):
+    with pytest.raises(InputError, match=r"record\.policy"):
+        Recording(("arena:gallery:1",), 1, **wrong)
+
+
 def test_hold_policy_turns_away_from_walls():
     policy = HoldPolicy()
     policy.start(np.random.default_rng(0))

@@ -41,7 +41,6 @@ class Stage:
     clip: float = 0.05
     b2: float = 0.999
     eps: float = 1e-8
-    shift: float = 5.0  # pushes noise levels towards 1; fewer tokens need less (Esser et al. 2024, sec. 5.3.2)
     motion: float = 0.0  # weight of the motion term of the loss
     kl_weight: float = 1e-4  # of the VAE stage
     images: int = 0  # of the VAE stage: learn from so many single frames of each clip; 0: from whole clips

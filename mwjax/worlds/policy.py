@@ -24,12 +24,12 @@ class HoldPolicy:
     """
 
     hold: tuple[int, int] = (16, 48)
-    still: tuple[float, float] = (0.3, 0.6)
+    still: tuple[float, float] = (0.3, 0.3)
     yaw: tuple[float, float] = (1.0, 5.0)
-    pitch: tuple[float, float] = (1.0, 3.0)
-    max_pitch: float = 20.0
-    mouse: tuple[float, float, float, float] = (0.45, 0.2, 0.3, 0.05)
-    special: tuple[float, float, float, float] = (0.79, 0.07, 0.07, 0.07)  # none, jump, sneak, sprint
+    pitch: tuple[float, float] = (0.5, 2.0)
+    max_pitch: float = 15.0
+    mouse: tuple[float, float, float, float] = (0.45, 0.3, 0.15, 0.1)
+    special: tuple[float, float, float, float] = (0.7, 0.1, 0.1, 0.1)  # none, jump, sneak, sprint
 
     def start(self, rng: np.random.Generator) -> None:
         self._rng, self._left, self._held, self._was = rng, dict.fromkeys(("ws", "ad", "scs", "mouse"), 0), {}, None

@@ -42,6 +42,15 @@ class Recording:
     policy_options: tuple[tuple[str, object], ...] = ()
     max_staring: float = 0.25  # part of a clip that may stare at a wall
 
+    def __post_init__(self):
+        if self.policy not in POLICIES:
+            raise InputError(f"record.policy {self.policy!r} is unknown; use {' or '.join(POLICIES)}")
+        defaults = dataclasses.asdict(POLICIES[self.policy]())
+        for name, value in self.policy_options:
+            if name not in defaults or np.shape(value) != np.shape(defaults[name]):
+                shown = ", ".join(f"{k}={v}" for k, v in defaults.items())
+                raise InputError(f"record.policy_options: {name}={value} does not fit policy {self.policy}, whose options are {shown}")
+
     @property
     def fps(self) -> float:
         return 35 / self.tics_per_frame
