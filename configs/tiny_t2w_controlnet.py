@@ -2,9 +2,9 @@
 
     python -m mwjax.train --config configs/tiny_t2w_controlnet.py
 
-About 15 to 19 minutes and 2 GB of memory on two cores. Leaves runs/tiny_t2w_controlnet/ with the dataset, checkpoints and curves
+About 19 minutes and 2 GB of memory on two cores. Leaves runs/tiny_t2w_controlnet/ with the dataset, checkpoints and curves
 of both stages, a model folder for mwjax.sample, and videos with the keys drawn on.
-The variant `:long` records more and trains for about an hour.
+The variant `:long` records more and trains three times as long.
 """
 
 import ml_collections
