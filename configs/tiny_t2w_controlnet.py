@@ -34,4 +34,5 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     ]
     config.sampling = {"steps": 30, "shift": 3.0, "guidance": 1.0, "action_guidance": 5.0}
     config.lora_scale = 1.0
+    config.memory = {"unroll": True}  # six small blocks
     return config

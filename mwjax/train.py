@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from converters import folder as model_folder
-from mwjax.compilation import keep_compiled
+from mwjax.compilation import keep_compiled, large_pages
 from mwjax.config import OPTIONAL, build, load_config
 from mwjax.data.clips import Clip, load_clip, read_table
 from mwjax.data.hud import draw_hud, enlarge
@@ -60,11 +60,13 @@ class Control:
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """frozen: dtype of weights that are not trained. compute: dtype of activations. remat: what the backward pass recomputes, a name of REMAT."""
+    """frozen: dtype of weights that are not trained. compute: dtype of activations. remat: what the backward pass recomputes, a name of REMAT.
+    unroll: compile block after block, not a loop over them: a small model steps faster, and compiles longer."""
 
     frozen: str = "float32"
     compute: str = "float32"
     remat: str = "none"
+    unroll: bool = False
 
     def __post_init__(self):
         for key in ("frozen", "compute"):
@@ -179,7 +181,7 @@ def objectives(job: Job, stage: Stage, model: model_folder.Model, attention: str
 
 
 def flow_objectives(job: Job, stage: Stage, world: WorldConfig, attention: str) -> tuple[Objective, Objective]:
-    ways = {"attention": attention, "remat": job.memory.remat}, {"attention": "plain", "remat": "none"}
+    ways = {"attention": attention, "remat": job.memory.remat, "unroll": job.memory.unroll}, {"attention": "plain", "remat": "none"}
     return tuple(flow_objective(tuned(world, **way), motion=stage.motion, dtype=job.memory.compute) for way in ways)
 
 
@@ -311,6 +313,7 @@ def main(argv: list[str] | None = None) -> None:
         plan_job(job, args.plan)
         return
     check_wandb(args.wandb)
+    large_pages()
     start_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
     with Told() as told:
         run(job, args, told)

@@ -39,6 +39,7 @@ class DiTConfig:
     eps: float = 1e-6
     attention: str = "xla"  # backend; see models/attention.py
     remat: str = "none"  # what the backward pass recomputes; a name of REMAT
+    unroll: bool = False  # compile block after block, not a loop over them: a few small blocks step faster, and compile longer
 
 
 def _offloaded(run: Callable) -> Callable:
@@ -241,7 +242,7 @@ class Backbone(nn.Module):
                     variables, context_kv, modulation = layer
                     return run(variables, x, context_kv, modulation), None
 
-                return jax.lax.scan(one, x, layers)
+                return jax.lax.scan(one, x, layers, unroll=cfg.unroll)
 
             def group(carry, layers):
                 x, side = carry
@@ -255,7 +256,7 @@ class Backbone(nn.Module):
                 return (x, side), residual
 
             grouped = jax.tree.map(lambda a: a.reshape(-1, branch.every, *a.shape[1:]), layers)
-            (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.context_kv))
+            (x, _), residuals = jax.lax.scan(group, (x, branch.start(x)), (grouped, branch.params, branch.context_kv), unroll=cfg.unroll)
             return x, residuals
 
         if reuse is None:

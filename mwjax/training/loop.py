@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from mwjax.errors import InputError, Preempted
+from mwjax.models import lora
 from mwjax.parallel.mesh import MeshShape, make_mesh
 from mwjax.parallel.sharding import batch_sharding, shardings
 from mwjax.training.checkpoint import Checkpoints, restore_trainable, saved_steps
@@ -117,7 +118,7 @@ def train(
         del variables, trainable
         step_function = make_step(objective, optimizer, seed, accumulate=stage.accumulate, decay=stage.average, spike=stage.spike, warmup=stage.warmup, layout=layout)
         with contextlib.nullcontext(told) if told else Told() as told, told.later():
-            state = _steps(stage, state, frozen, step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
+            state = _steps(stage, state, lora.folded(frozen), step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
         return combine(state.average or state.trainable, frozen)
 
 
