@@ -167,7 +167,7 @@ def prepare(job: Job, stage: Stage, model: model_folder.Model, mesh: jax.shardin
     if stage.name == "vae":
         return model, {"params": model.vae_params}
     if stage.name == "lora":
-        model.lora = lora.init(model.world_params["backbone"], stage.rank, stage.alpha, jax.random.key(job.seed))
+        model.lora = jax.jit(lambda key: lora.init(model.world_params["backbone"], stage.rank, stage.alpha, key))(jax.random.key(job.seed))
     if stage.name == "action":
         model = model_folder.add_control(model, job.control, action_dim=job.action_dim, seed=job.seed, mesh=mesh)
     return model, model.variables

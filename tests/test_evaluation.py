@@ -121,7 +121,7 @@ def run(root, *more, out="report") -> list:
 def test_report(clips, capsys, monkeypatch):
     small = clips / "idm"
     network = IDMConfig((48, 80), 4, (8, 16, 16), dim=32, num_heads=2)
-    params = train_idm.InverseDynamics(network).init(train_idm.jax.random.key(0), np.zeros((1, 9, 48, 80, 3), np.uint8))["params"]
+    params = train_idm.jax.jit(train_idm.InverseDynamics(network).init)(train_idm.jax.random.key(0), np.zeros((1, 9, 48, 80, 3), np.uint8))["params"]
     weights_of.save_idm(small, network, params)
     (clips / "ours" / "damaged.mp4").write_bytes(b"nothing")
     shutil.copy(clips / "ours" / "0.mp4", clips / "ours" / "alone.mp4")
@@ -309,8 +309,9 @@ def test_idm_and_benchmark(tmp_path, capsys, monkeypatch):
 
 
 def test_the_shipped_idm_reads_the_game(tmp_path, monkeypatch):
-    """Turning the real game of an unseen level, at the size that the tiny model makes; and what ships stays small."""
+    """Turning and walking in the real game of an unseen level, at the size that the tiny model makes; and what ships stays small."""
     from mwjax.data.clips import fit
+    from mwjax.evaluation.camera import motion
     from mwjax.evaluation.measure import read_off
     from mwjax.worlds.doom import DoomWorld
     from mwjax.worlds.world import Action
@@ -322,6 +323,9 @@ def test_the_shipped_idm_reads_the_game(tmp_path, monkeypatch):
         video = [world.reset(seed=1).rgb] + [world.step(Action(yaw=yaw))[0].rgb for _ in range(16)]
         _, camera = read_off(cfg, params, fit(np.stack(video), 48, 80, 2))
         right.append(np.mean(np.sign(control.bin_degrees(np.asarray(camera))[1:, 1]) == np.sign(yaw)))
+    walks = [[world.reset(seed=1).rgb] + [world.step(Action(ws=ws))[0].rgb for _ in range(16)] for ws in (1, 2)]
+    forward, backward = (motion(fit(np.stack(video), 48, 80, 2), "walk") for video in walks)
+    assert forward > 0.3 > -0.3 > backward
     world.close()
     assert min(right) > 0.8, right
     files = [path for path in weights_of.SHIPPED_IDM.parent.rglob("*") if path.is_file()]

@@ -9,6 +9,7 @@ from test_data import make_dataset
 from converters.folder import Model, load_model, save_model
 from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
 from mwjax import sample, train
+from mwjax.data.schedules import SHOWCASE
 from mwjax.data.video import read_image, read_video
 from mwjax.errors import InputError
 from mwjax.models.dit import DiTConfig
@@ -59,6 +60,9 @@ def test_dataset_to_video(tmp_path, base, control, capsys, monkeypatch):
     started_at_zero = model.world_params["adaln" if control == "adaln" else "controlnet"]
     started_at_zero = started_at_zero["kernel"] if control == "adaln" else started_at_zero["after_proj"]["kernel"]
     assert np.abs(started_at_zero).max() > 0
+    if control == "controlnet":
+        assert len(list((tmp_path / "run/samples").glob("*.mp4"))) == len(SHOWCASE)
+        return
     Image.fromarray(np.full((50, 90, 3), 200, np.uint8)).save(tmp_path / "first.png")
     options = ["--model", str(tmp_path / "run/model"), "--actions", '[[4, "1 0 0 0 0 0 0 0 0"], ""]', "--height", "32", "--width", "32", "--steps", "2"]
     sample.main([*options, "--image", str(tmp_path / "first.png"), "--out", str(tmp_path / "a.mp4"), "--enlarge", "1"])

@@ -1,5 +1,6 @@
 """Released sizes without allocating them, composition, attention."""
 
+import dataclasses
 import functools
 
 import jax
@@ -81,13 +82,13 @@ def test_fresh_control_changes_nothing():
     assert float(jnp.abs(run(cfg, params, *x) - without).max()) > 1e-3
 
 
-def test_remat_changes_no_gradient():
+def test_remat_and_unrolling_change_no_gradient():
     x = inputs(WorldConfig(SMALL))
     params = world_model.init(WorldConfig(SMALL), jax.random.key(0))
     params["backbone"]["head"]["kernel"] += 0.1
     grads = []
-    for remat in ("none", "dots", "blocks"):
-        cfg = WorldConfig(DiTConfig(**{**SMALL.__dict__, "remat": remat}))
+    for how in ({}, {"remat": "dots"}, {"remat": "blocks"}, {"unroll": True}):
+        cfg = WorldConfig(dataclasses.replace(SMALL, **how))
         grads.append(jax.jit(jax.grad(lambda p, cfg=cfg: jnp.mean(run(cfg, p, *x) ** 2)))(params))
     for other in grads[1:]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), grads[0], other)

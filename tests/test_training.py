@@ -71,9 +71,23 @@ def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
     assert jax.tree.structure(combine(state.trainable, frozen)) == jax.tree.structure(variables(stage != "base"))
 
 
+def test_frozen_adapters_are_summed_into_their_kernels_once():
+    tree = variables()
+    tree["lora"] = jax.tree.map(lambda a: a + 0.1 if a.ndim > 1 else a, tree["lora"])
+    loss = jax.jit(lambda tree: flow_objective(CONFIG, motion=0.2).loss(tree, flow_objective(CONFIG, motion=0.2).draw(batch(), jax.random.key(0)))[0])
+    trainable, frozen = partition(tree, TRAINABLE["action"])
+    sums = lora.folded(frozen)
+    assert not any(path.startswith("lora/") for path in sums)
+    assert abs(float(loss(combine(trainable, frozen))) - float(loss(combine(trainable, sums)))) < 1e-5
+    half = {path: leaf.astype(jnp.bfloat16) for path, leaf in frozen.items()}
+    assert lora.folded(half) is half
+    _, frozen = partition(tree, TRAINABLE["lora"])
+    assert lora.folded(frozen).keys() == frozen.keys()
+
+
 def test_the_vae_stage_trains():
     cfg = VAEConfig(4, (1, 1, 2, 2), 1)
-    params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    params = jax.jit(VAE(cfg).init)(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
     trainable, frozen = partition({"params": params}, TRAINABLE["vae"])
     state, step = new_state(trainable, OPTIMIZER), make_step(vae_objective(cfg, kl_weight=1e-4), OPTIMIZER, 0)
     video = {"video": np.random.default_rng(0).integers(0, 255, (1, 5, 16, 16, 3)).astype(np.uint8)}
@@ -87,7 +101,7 @@ def test_the_vae_stage_trains():
 def test_standardised_latents_are_the_same_autoencoder():
     cfg = VAEConfig(4, (1, 1, 2, 2), 1)
     model, rng = VAE(cfg), np.random.default_rng(0)
-    params = VAE(cfg).init(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    params = jax.jit(VAE(cfg).init)(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
     video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
     run = jax.jit(lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=2)
     mean, logvar = run(params, video, "encode")

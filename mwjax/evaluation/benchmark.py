@@ -39,7 +39,7 @@ from mwjax.worlds.recorder import COLUMNS, Recording, metadata
 from mwjax.worlds.world import Action
 
 SCREEN = (192, 320)  # what the game draws
-FIRST_SEED = 9000  # of levels and places: training uses smaller ones
+FIRST_SEED = 9000
 
 # name: (what is held for the first half, for the second half)
 SCHEDULES = {
@@ -95,15 +95,15 @@ def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
     write_whole(path, text)
 
 
-def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int]) -> pathlib.Path:
+def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int], seed: int = FIRST_SEED) -> pathlib.Path:
     """The real game on held-out levels, in the released dataset layout, as large as the models' videos. Raises InputError for a folder with another one."""
-    folder, names = folder.resolve(), arenas(levels, FIRST_SEED)
+    folder, names = folder.resolve(), arenas(levels, seed)
     claim(folder, "benchmark.json", {"levels": names, "frames": frames, "size": size, "schedules": SCHEDULES}, "another test set")
     clips = [[clip_name(i, title) for title in SCHEDULES] for i in range(levels)]
     whole = lambda name: (folder / "metadata-detection" / f"{name}.json").exists() and frame_count(folder / "video" / f"{name}.mp4") == frames
     todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_play, level, FIRST_SEED + i, i, frames, size, list(SCHEDULES), str(folder)) for i, level in enumerate(names) if i in todo]
+        jobs = [pool.submit(_play, level, seed + i, i, frames, size, list(SCHEDULES), str(folder)) for i, level in enumerate(names) if i in todo]
         for job in tqdm(concurrent.futures.as_completed(jobs), desc="real game", unit="level", initial=levels - len(todo), total=levels):
             job.result()
     text = io.StringIO()
@@ -146,6 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--model", nargs="+", default=["runs/tiny_t2w_controlnet/model"], metavar="DIR[=NAME]", help="model folders, each a row (default: %(default)s)")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="(default: %(default)s)")
     p.add_argument("--levels", type=int, default=16, help=f"held-out levels, {len(SCHEDULES)} clips each (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first level and place; training uses smaller ones (default: %(default)s)")
     p.add_argument("--frames", type=int, default=17, help="of a clip, 4n + 1 (default: %(default)s)")
     p.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     p.add_argument("--action-guidance", type=float, help="(default: the model's own)")
@@ -177,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     if len(sizes) > 1 or any(side > most for side, most in zip(max(sizes), SCREEN, strict=True)):
         shown = ", ".join(f"{height}×{width}" for height, width in sorted(sizes))
         raise InputError(f"--model: these models make pictures of {shown}; the benchmark needs one size, at most {SCREEN[0]}×{SCREEN[1]}")
-    test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames, size=sizes.pop())
+    test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames, size=sizes.pop(), seed=args.seed)
     for name, folder, sampling, settings in plans:
         sample_test_set(folder, test_set, args.out / name, sampling=sampling, batch=args.batch, settings=settings)
     options = [*score, "--videos", *(str(args.out / name) for name, *_ in plans), "--reference", str(test_set / "video"), "--actions",

@@ -2,14 +2,16 @@
 
     python -m mwjax.evaluation.camera --model runs/tiny_t2w_controlnet/model
 
-One thing is held for a whole clip; the image shift between neighbouring frames, by phase correlation, says how the camera
-turned, and the scale that best maps a frame to a later one how it walked. The same figure for the real game, driven by the
-same keys on unseen levels, is the ceiling; the same model without its action module is the floor.
+One thing is held for a whole clip. The image shift between neighbouring frames, by phase correlation, says how the camera
+turned or stepped aside; whether it walked forward or backward, which moves a picture little, the shipped inverse dynamics
+model reads off. The same figure for the real game, driven by the same keys on unseen levels, is the ceiling; the same model
+without its action module is the floor.
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import itertools
 import json
 import multiprocessing
@@ -20,10 +22,13 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
+from converters import evaluation as weights_of
 from mwjax.data.actions import Actions
 from mwjax.data.clips import fit
 from mwjax.data.schedules import hold
 from mwjax.errors import InputError, command
+from mwjax.evaluation.measure import probabilities
+from mwjax.evaluation.networks.idm import BUTTONS
 from mwjax.worlds.world import Action
 
 
@@ -32,7 +37,7 @@ class Probe:
     """A pair of opposite schedules and the motion that tells them apart.
 
     schedules: (name, hold() arguments) of the positive and the negative side; sign: of the image motion of the positive one.
-    measure: "x" or "y" for the shift of the whole picture (to the right, down), "zoom" for how much it grows about its centre.
+    measure: "x" or "y" for the shift of the whole picture (to the right, down), "walk" for what `walked` says.
     """
 
     positive: tuple[str, dict]
@@ -44,7 +49,7 @@ class Probe:
 PROBES = {
     "yaw": Probe(("turn right", {"yaw": 4.0}), ("turn left", {"yaw": -4.0}), "x", -1),
     "pitch": Probe(("look down", {"pitch": 1.5}), ("look up", {"pitch": -1.5}), "y", -1),
-    "walk": Probe(("forward", {"keys": "w"}), ("backward", {"keys": "s"}), "zoom", 1),
+    "walk": Probe(("forward", {"keys": "w"}), ("backward", {"keys": "s"}), "walk", 1),
     "strafe": Probe(("right", {"keys": "d"}), ("left", {"keys": "a"}), "x", -1),
 }
 
@@ -74,34 +79,22 @@ def shift(before: np.ndarray, after: np.ndarray, *, limit: int = 12) -> tuple[fl
     return float(columns[x] + dx), float(rows[y] + dy)
 
 
-ZOOMS = np.exp(np.linspace(-0.2, 0.2, 41))  # scales looked for
-GAP = 3  # frames between the two that are compared for zoom: walking changes a picture slowly
+@functools.cache
+def _inverse_dynamics() -> tuple:
+    return weights_of.load_idm(weights_of.SHIPPED_IDM)
 
 
-def zoom(before: np.ndarray, after: np.ndarray, *, margin: int = 4) -> float:
-    """Logarithm of the scale about the centre that turns `before` into `after`, the best of ZOOMS by squared error. Grey float [h, w]."""
-    size = np.array(before.shape)
-    centre, grid = (size - 1) / 2, np.indices(before.shape).reshape(2, -1).T
-    inside = ((grid >= margin) & (grid < size - margin)).all(1)
-    grid, target = grid[inside], after.reshape(-1)[inside]
-    errors = []
-    for scale in ZOOMS:
-        source = centre + (grid - centre) / scale
-        seen = ((source >= 0) & (source <= size - 1)).all(1)
-        corner = np.clip(source.astype(int), 0, size - 2)
-        (y, x), (fy, fx) = corner.T, (source - corner).T
-        top = before[y, x] * (1 - fx) + before[y, x + 1] * fx
-        bottom = before[y + 1, x] * (1 - fx) + before[y + 1, x + 1] * fx
-        errors.append(np.mean((top * (1 - fy) + bottom * fy - target)[seen] ** 2))
-    return float(np.log(ZOOMS[np.argmin(errors)]))
+def walked(video: np.ndarray) -> float:
+    """Probability that forward is pressed less that of backward, mean over the frames of a uint8 video [f, h, w, 3]; by the shipped inverse dynamics model."""
+    pressed = np.asarray(probabilities(*_inverse_dynamics(), video))
+    return float(np.mean(pressed[:, BUTTONS.index("forward")] - pressed[:, BUTTONS.index("back")]))
 
 
 def motion(video: np.ndarray, measure: str) -> float:
-    """Mean motion per frame of a uint8 video [f, h, w, 3], in pixels or, of "zoom", as logarithm of scale; see Probe.measure."""
-    grey = video.astype(np.float64).mean(-1)
-    if measure == "zoom":
-        return float(np.mean([zoom(a, b) for a, b in zip(grey, grey[GAP:])])) / GAP
-    axis = "xy".index(measure)
+    """Mean motion of a uint8 video [f, h, w, 3]: in pixels per frame or, of "walk", −1 … 1; see Probe.measure."""
+    if measure == "walk":
+        return walked(video)
+    grey, axis = video.astype(np.float64).mean(-1), "xy".index(measure)
     return float(np.mean([shift(a, b)[axis] for a, b in itertools.pairwise(grey)]))
 
 
@@ -200,14 +193,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--action-guidance", type=float, default=5.0)
     parser.add_argument("--frames", type=int, default=17)
-    parser.add_argument("--seed", type=int, default=9000)
+    parser.add_argument("--seed", type=int, default=9000, help="of the first level, place and noise; training uses smaller ones")
     parser.add_argument("--out", default="camera.json")
     args = parser.parse_args(argv)
     if args.clips < 2:
         raise InputError(f"--clips {args.clips} is too few to score; use 20 or more")
     output_folder(pathlib.Path(args.out).parent)
     models = {"model": load_model(args.model)} | ({"no actions": load_model(args.floor)} if args.floor else {})
-    levels = arenas(args.clips, 9000)
+    levels = arenas(args.clips, args.seed)
     captions = lambda action: [caption(Level(level).words, [action]) for level in levels]  # which way is not in them
     seeds = list(range(args.seed, args.seed + args.clips))
     sampling = Sampling(args.steps, guidance=args.guidance, action_guidance=args.action_guidance)

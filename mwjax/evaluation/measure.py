@@ -54,6 +54,13 @@ def read_off(cfg: IDMConfig, params: dict, frames):
     return buttons[0].argmax(-1), camera[0].argmax(-1)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def probabilities(cfg: IDMConfig, params: dict, frames):
+    """[f, 20]: how likely an inverse dynamics model finds that each of BUTTONS is pressed."""
+    buttons, _ = InverseDynamics(cfg).apply({"params": params}, opencv_linear(frames, *cfg.image_size)[None])
+    return jax.nn.softmax(buttons[0], -1)[..., 1]
+
+
 def _control(model, frames, reference, options) -> dict[str, Array]:
     return dict(zip(("buttons", "camera"), read_off(*model, frames), strict=True))
 

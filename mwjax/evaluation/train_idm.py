@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
         model = load_model(config.autoencoder)
         data, test = autoencode(data, model, config.autoencoded), autoencode(test, model, 1.0)
     data, test = (resized(part, network.image_size) for part in (data, test))
-    params = InverseDynamics(network).init(jax.random.key(config.seed), data["video"][:1])["params"]
+    params = jax.jit(InverseDynamics(network).init)(jax.random.key(config.seed), data["video"][:1])["params"]
     source = batches(data, batch=stage.batch, seed=config.seed)
     params = train(stage, {"params": params}, idm_objective(network), source, folder=out / "idm", seed=config.seed)["params"]
     path = save_idm(out / "model", network, params)

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from mwjax.models.layers import MLP, sinusoid
+from mwjax.models.layers import MLP, Module, sinusoid
 from mwjax.types import Array, Float
 
 WINDOW = 3  # latents
@@ -18,7 +18,7 @@ def windows(latents: int) -> np.ndarray:
     return np.where(np.arange(latents)[:, None] == 0, 0, np.maximum(rows, 1))
 
 
-class ActionEncoder(nn.Module):
+class ActionEncoder(Module):
     """keyboard [b, f, 7] (0 or 1) and mouse [b, f, 2] (pitch, yaw in degrees per frame) to features [b, t, action_dim], f = 4t − 3."""
 
     action_dim: int

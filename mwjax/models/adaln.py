@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 
 from mwjax.models.dit import DiTConfig
+from mwjax.models.layers import Module
 from mwjax.types import Array, Float
 
 
-class AdaLN(nn.Module):
+class AdaLN(Module):
     """Action features to the modulation of every block. The projections start at zero, so an untrained module changes nothing."""
 
     config: DiTConfig

@@ -4,13 +4,13 @@ import flax.linen as nn
 import jax
 
 from mwjax.models.dit import Branch, ContextKV, DiTConfig, init_blocks, stacked_context_kv
-from mwjax.models.layers import Dense, stacked_init
+from mwjax.models.layers import Dense, Module, stacked_init
 from mwjax.types import Array, Float
 
 EVERY = 2  # base blocks per control block
 
 
-class ControlNet(nn.Module):
+class ControlNet(Module):
     """Makes the Branch that the backbone runs beside its blocks.
 
     The first control block starts from the embedded tokens plus a projection of the action feature, the same for every

@@ -15,7 +15,7 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from mwjax.models.attention import cross_attention, self_attention
-from mwjax.models.layers import MLP, Dense, LayerNorm, RMSNorm, layer_norm, sinusoid, stacked_init
+from mwjax.models.layers import MLP, Dense, LayerNorm, Module, RMSNorm, layer_norm, sinusoid, stacked_init
 from mwjax.models.rope import apply_rope, rope_table
 from mwjax.parallel.sharding import constrain
 from mwjax.types import Array, Float
@@ -85,7 +85,7 @@ class Branch(NamedTuple):
     scale: float | Array
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Module):
     config: DiTConfig
 
     @nn.compact
@@ -99,7 +99,7 @@ class SelfAttention(nn.Module):
         return Dense(cfg.dim, name="o")(rearrange(y, "b t p n k -> b t p (n k)"))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Module):
     """Attention to text and image, summed; keys and values come from `kv`, once per prompt. The text's padding is attended to, as in the original."""
 
     config: DiTConfig
@@ -126,7 +126,7 @@ class CrossAttention(nn.Module):
         return self.o(rearrange(y, "b t p n k -> b t p (n k)"))
 
 
-class ImageEmbedding(nn.Module):
+class ImageEmbedding(Module):
     """Image tokens to the model's width: norm, two layers, norm."""
 
     config: DiTConfig
@@ -137,7 +137,7 @@ class ImageEmbedding(nn.Module):
         return LayerNorm(1e-5, name="norm_out")(x)
 
 
-class Block(nn.Module):
+class Block(Module):
     """Modulated self-attention, text cross-attention, modulated MLP."""
 
     config: DiTConfig
@@ -167,7 +167,7 @@ class Block(nn.Module):
         return self(x, time, self.context_kv(text, text), table)
 
 
-class Backbone(nn.Module):
+class Backbone(Module):
     """Patch embedding, blocks, head. Call `context_kv` once per prompt and the module itself at every step."""
 
     config: DiTConfig

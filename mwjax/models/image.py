@@ -9,7 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from mwjax.models.attention import attention
-from mwjax.models.layers import MLP, Dense, LayerNorm, along, stacked_init
+from mwjax.models.layers import MLP, Dense, LayerNorm, Module, along, stacked_init
 from mwjax.types import Array, Float
 
 PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])
@@ -55,7 +55,7 @@ def preprocess(images: Float[Array, "b h w 3"], size: int) -> Float[Array, "b si
     return (images - along(PIXEL_MEAN, images)) / along(PIXEL_STD, images)
 
 
-class ImageBlock(nn.Module):
+class ImageBlock(Module):
     config: ImageConfig
 
     @nn.compact
@@ -67,7 +67,7 @@ class ImageBlock(nn.Module):
         return x + MLP(cfg.mlp_ratio * cfg.dim, cfg.dim, name="mlp")(LayerNorm(cfg.eps, name="norm2")(x))
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(Module):
     """Preprocessed images to tokens. The last block, the last norm and the head are part of the weights but never used."""
 
     config: ImageConfig

@@ -13,7 +13,17 @@ def along(vector: Float[Array, " c"], x: Array) -> Array:
     return jnp.asarray(vector, x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
-class Dense(nn.Module):
+class Module(nn.Module):
+    """A Flax module that takes a parameter that is there as it is. Flax's own compares its shape with the initialiser's, which it traces for that at every
+    call: a fifth of all tracing. Shapes of weights are checked where they are loaded."""
+
+    @nn.nowrap
+    def param(self, name: str, init, *args):
+        there = self.scope is not None and self.scope.has_variable("params", name)
+        return self.get_variable("params", name) if there else super().param(name, init, *args)
+
+
+class Dense(Module):
     """x W + b and, where the collection "lora" holds an adapter for this layer, + (alpha / rank) · x down up."""
 
     features: int
@@ -32,7 +42,7 @@ class Dense(nn.Module):
         return y
 
 
-class MLP(nn.Module):
+class MLP(Module):
     """Dense, activation, Dense."""
 
     hidden: int
@@ -52,7 +62,7 @@ ACTIVATIONS = {
 }
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """x / √(mean x² + eps) · scale over the last axis."""
 
     eps: float = 1e-6
@@ -73,7 +83,7 @@ def layer_norm(x: Float[Array, "*b c"], eps: float) -> Float[Array, "*b c"]:
     return centred * jax.lax.rsqrt(jnp.mean(centred * centred, -1, keepdims=True) + eps)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(Module):
     """layer_norm with a learned scale and bias."""
 
     eps: float = 1e-6

@@ -9,7 +9,7 @@ import numpy as np
 from einops import rearrange
 
 from mwjax.models.attention import attention
-from mwjax.models.layers import ACTIVATIONS, Dense, RMSNorm, stacked_init
+from mwjax.models.layers import ACTIVATIONS, Dense, Module, RMSNorm, stacked_init
 from mwjax.types import Array, Float, Int
 
 
@@ -36,7 +36,7 @@ def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray
     return (offset > 0) * half + np.where(distance < exact, distance, np.minimum(far, half - 1))
 
 
-class TextBlock(nn.Module):
+class TextBlock(Module):
     config: TextConfig
 
     @nn.compact
@@ -55,7 +55,7 @@ class TextBlock(nn.Module):
         return x + Dense(cfg.dim, use_bias=False, name="fc2")(gate * Dense(cfg.dim_ffn, use_bias=False, name="fc1")(y))
 
 
-class TextEncoder(nn.Module):
+class TextEncoder(Module):
     """Token ids and mask [b, l] to embeddings [b, l, dim]; only positions with mask 1 mean anything."""
 
     config: TextConfig

@@ -15,7 +15,7 @@ import numpy as np
 from einops import rearrange
 
 from mwjax.models.attention import attention
-from mwjax.models.layers import along
+from mwjax.models.layers import Module, along
 from mwjax.types import Array, Float
 
 LATENT_MEAN = np.float32([-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -35,7 +35,7 @@ class VAEConfig:
     z_dim: int = 16
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(Module):
     """Channels divided by their root mean square, times gamma."""
 
     @nn.compact
@@ -45,7 +45,7 @@ class RMSNorm(nn.Module):
         return (x / jnp.maximum(norm, 1e-12)).astype(x.dtype) * along(gamma * x.shape[-1] ** 0.5, x)
 
 
-class Conv(nn.Module):
+class Conv(Module):
     """A 2-D convolution on every frame. padding: ((top, bottom), (left, right)). doubled: of the frames at twice their height and width."""
 
     features: int
@@ -80,7 +80,7 @@ def mean_frame(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
     return jnp.zeros(shape, dtype).at[-2:].set(jnp.eye(shape[-1], dtype=dtype) / 2)
 
 
-class CausalConv(nn.Module):
+class CausalConv(Module):
     """A 3-D convolution that sees only the past: the two frames before the chunk come from the cache, zeros at the start.
 
     Its temporal taps are folded into the channels of a 2-D convolution, which is several times faster than a 3-D one.
@@ -138,7 +138,7 @@ def conv_doubled(x: Float[Array, "b t h w c"], kernel: Float[Array, "3 3 c c2"])
     return rearrange(jnp.stack(phases), "(p q) b t h w c -> b t (h p) (w q) c", p=2)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Module):
     features: int
 
     @nn.compact
@@ -150,7 +150,7 @@ class ResidualBlock(nn.Module):
         return x + y
 
 
-class FrameAttention(nn.Module):
+class FrameAttention(Module):
     """Single-head attention among the positions of each frame."""
 
     @nn.compact
@@ -162,7 +162,7 @@ class FrameAttention(nn.Module):
         return x + Conv(c, (1, 1), padding=((0, 0), (0, 0)), name="proj")(y)
 
 
-class Downsample(nn.Module):
+class Downsample(Module):
     """Halve height and width and, if `temporal`, time: a clip's first frame is kept as it is."""
 
     temporal: bool
@@ -185,7 +185,7 @@ class Downsample(nn.Module):
         return jnp.concatenate([x[:, :1], y], 1) if first else y
 
 
-class Upsample(nn.Module):
+class Upsample(Module):
     """Double height and width, halve channels and, if `temporal`, double time: a clip's first frame stays one."""
 
     temporal: bool
@@ -203,7 +203,7 @@ class Upsample(nn.Module):
         return Conv(x.shape[-1] // 2, doubled=True, name="resample")(x)
 
 
-class Encoder(nn.Module):
+class Encoder(Module):
     config: VAEConfig
 
     @nn.compact
@@ -223,7 +223,7 @@ class Encoder(nn.Module):
         return CausalConv(2 * cfg.z_dim, name="head")(nn.silu(RMSNorm(name="norm")(x)))
 
 
-class Decoder(nn.Module):
+class Decoder(Module):
     config: VAEConfig
 
     @nn.compact
@@ -244,7 +244,7 @@ class Decoder(nn.Module):
         return CausalConv(3, name="head")(nn.silu(RMSNorm(name="norm")(x)))
 
 
-class VAE(nn.Module):
+class VAE(Module):
     """Encoder and decoder with the 1×1×1 layers around the latents. Pixels are in [-1, 1]; latents are normalised."""
 
     config: VAEConfig

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +10,7 @@ from mwjax.models.action import ActionEncoder
 from mwjax.models.adaln import AdaLN
 from mwjax.models.controlnet import EVERY, ControlNet
 from mwjax.models.dit import Backbone, ContextKV, DiTConfig
+from mwjax.models.layers import Module
 from mwjax.types import Array, Float
 
 CONTROLS = ("none", "controlnet", "adaln")
@@ -41,7 +41,7 @@ def first(condition: Condition, count: int) -> Condition:
     return Condition(stacked(condition.context_kv), control, None if channels is None else channels[:count])
 
 
-class WorldModel(nn.Module):
+class WorldModel(Module):
     """`condition` once per prompt and action sequence, then the module itself at every step."""
 
     config: WorldConfig

@@ -118,7 +118,8 @@ def train(
         del variables, trainable
         step_function = make_step(objective, optimizer, seed, accumulate=stage.accumulate, decay=stage.average, spike=stage.spike, warmup=stage.warmup, layout=layout)
         with contextlib.nullcontext(told) if told else Told() as told, told.later():
-            state = _steps(stage, state, lora.folded(frozen), step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
+            used = lora.folded(frozen)
+            state = _steps(stage, state, used, step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
         return combine(state.average or state.trainable, frozen)
 
 

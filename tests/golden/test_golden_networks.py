@@ -52,17 +52,17 @@ def test_vae(stem):
 def test_vae_streaming_equals_whole_clip():
     golden = case("vae")
     cfg, params = autoencoder(golden)
-    model = VAE(cfg)
+    run = jax.jit(lambda cache, x, method: VAE(cfg).apply({"params": params, **cache}, x, method=method, mutable=["cache"]), static_argnums=2)
     video, whole = last(golden["in/video"]), last(golden["out/mean_logvar"])
     cache, means = {}, []
     for start, stop in ((0, 1), (1, 5), (5, 13)):
-        (mean, _), cache = model.apply({"params": params, **cache}, video[:, start:stop], method="encode", mutable=["cache"])
+        (mean, _), cache = run(cache, video[:, start:stop], "encode")
         means.append(mean)
     assert relative_error(np.concatenate(means, 1), whole[..., : cfg.z_dim]) < NETWORK
     cache, frames = {}, []
     latents = last(golden["in/latents"])
     for i in range(latents.shape[1]):
-        part, cache = model.apply({"params": params, **cache}, latents[:, i : i + 1], method="decode", mutable=["cache"])
+        part, cache = run(cache, latents[:, i : i + 1], "decode")
         frames.append(part)
     assert relative_error(np.concatenate(frames, 1), last(golden["out/decoded"])) < NETWORK
 

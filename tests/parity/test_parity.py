@@ -107,10 +107,11 @@ def test_autoencoder(tmp_path):
     with torch.no_grad():
         posterior = model.encode(torch.from_numpy(video)).latent_dist
         decoded = model.decode(posterior.mean, return_dict=False)[0]
-    (mean, logvar), _ = VAE(cfg).apply({"params": params}, np.moveaxis(video, 1, -1), method="encode", mutable=["cache"])
+    run = jax.jit(lambda x, method: VAE(cfg).apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=1)
+    mean, logvar = run(np.moveaxis(video, 1, -1), "encode")
     close(np.moveaxis(np.asarray(mean * LATENT_STD.reshape(1, 1, 1, 1, -1) + LATENT_MEAN.reshape(1, 1, 1, 1, -1)), -1, 1), posterior.mean)
     close(np.moveaxis(np.asarray(logvar), -1, 1), posterior.logvar)
-    frames, _ = VAE(cfg).apply({"params": params}, mean, method="decode", mutable=["cache"])
+    frames = run(mean, "decode")
     close(np.moveaxis(np.clip(np.asarray(frames), -1, 1), -1, 1), decoded)
     returns(rows, params, tensors, model)
     type(model).from_config(vae.config_to_diffusers(cfg)).load_state_dict(model.state_dict(), strict=True)

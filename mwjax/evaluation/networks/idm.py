@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from mwjax.models.layers import Dense, LayerNorm
+from mwjax.models.layers import Dense, LayerNorm, Module
 from mwjax.types import Array, Float, UInt8
 
 BUTTONS = ("attack", "back", "forward", "jump", "left", "right", "sneak", "sprint", "use", "drop", "inventory",
@@ -64,13 +64,13 @@ def differences(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Fl
     return jnp.concatenate([changes[..., :moving], kernel[..., moving:]], -1)
 
 
-class FrameNorm(nn.Module):
+class FrameNorm(Module):
     @nn.compact
     def __call__(self, x):
         return group_norm(x, self.param("scale", nn.initializers.ones, x.shape[-1:]), self.param("bias", nn.initializers.zeros, x.shape[-1:]))
 
 
-class NormConv(nn.Module):
+class NormConv(Module):
     """Norm, 3×3 convolution without bias, ReLU."""
 
     features: int
@@ -82,7 +82,7 @@ class NormConv(nn.Module):
         return nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
 
 
-class NormDense(nn.Module):
+class NormDense(Module):
     """Norm, matrix without bias, ReLU."""
 
     features: int
@@ -93,7 +93,7 @@ class NormDense(nn.Module):
         return nn.relu(LayerNorm(EPS, name="norm")(x) @ kernel)
 
 
-class Stack(nn.Module):
+class Stack(Module):
     """Convolution, halving by a maximum, norm, residual blocks."""
 
     features: int
@@ -108,7 +108,7 @@ class Stack(nn.Module):
         return x
 
 
-class Attend(nn.Module):
+class Attend(Module):
     """Attention over all frames (no mask, logits divided by the width of a head) and an MLP."""
 
     num_heads: int
@@ -124,7 +124,7 @@ class Attend(nn.Module):
         return x + Dense(dim, name="mlp1")(NormDense(self.mlp_ratio * dim, name="mlp0")(x))
 
 
-class FrameNet(nn.Module):
+class FrameNet(Module):
     """One frame, with its neighbours already mixed in, to a vector."""
 
     config: IDMConfig
@@ -138,7 +138,7 @@ class FrameNet(nn.Module):
         return NormDense(cfg.dim, name="linear")(x)
 
 
-class InverseDynamics(nn.Module):
+class InverseDynamics(Module):
     """Frames to logits of every button (two classes each) and of the camera's bins (pitch, yaw) at every frame.
 
     Frames must have the size of the config. Logits are those before the original's temperature, which changes no decision.
