@@ -62,14 +62,18 @@ def inputs(cfg: WorldConfig, batch: int = 2):
     )  # fmt: skip
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def run(cfg, params, x, t, text, keyboard, mouse):
     model = WorldModel(cfg)
     return model.apply({"params": params}, x, t, model.apply({"params": params}, text, keyboard, mouse, method="condition"))[0]
 
 
+fresh = jax.jit(world_model.init, static_argnums=0)
+
+
 def test_fresh_control_changes_nothing():
     cfg = WorldConfig(SMALL, "controlnet", 32)
-    params = world_model.copy_base_into_control(world_model.init(cfg, jax.random.key(0)))
+    params = world_model.copy_base_into_control(fresh(cfg, jax.random.key(0)))
     params["backbone"]["head"]["kernel"] = jax.random.normal(jax.random.key(2), params["backbone"]["head"]["kernel"].shape)
     x = inputs(cfg)
     with_control = run(cfg, params, *x)
@@ -84,7 +88,7 @@ def test_fresh_control_changes_nothing():
 
 def test_remat_and_unrolling_change_no_gradient():
     x = inputs(WorldConfig(SMALL))
-    params = world_model.init(WorldConfig(SMALL), jax.random.key(0))
+    params = fresh(WorldConfig(SMALL), jax.random.key(0))
     params["backbone"]["head"]["kernel"] += 0.1
     grads = []
     for how in ({}, {"remat": "dots"}, {"remat": "blocks"}, {"unroll": True}):

@@ -1,6 +1,7 @@
 """The sampler and its policies: what is compiled, what guidance and caches do, what leaves when."""
 
 import dataclasses
+import functools
 import itertools
 import json
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 from converters.folder import add_control, load_model, new_model, save_model, write_tensors
 from converters.lora import LORA
+from converters.shapes import world_shapes
 from converters.tables import save
 from mwjax import sample
 from mwjax.data.actions import parse_short
@@ -20,7 +22,7 @@ from mwjax.diffusion.guidance import FULL, HELD, NONE, guide_modes
 from mwjax.diffusion.sampler import Sampling, decode_stream, decode_tiles, plan, sample_latents, tile_starts
 from mwjax.diffusion.solvers import euler
 from mwjax.errors import command
-from mwjax.models import lora, world_model
+from mwjax.models import lora
 from mwjax.models.dit import DiTConfig
 from mwjax.models.text import TextConfig
 from mwjax.models.vae import VAEConfig
@@ -47,12 +49,19 @@ def request_of(actions: str = "w*4, yaw:3*4", prompt: str = "a cave", seed: int 
     return Request([prompt], [parse_short(actions)], [seed], 32, 48)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def velocity(cfg, params, x, sigma, text, keyboard, mouse, scale):
+    model = WorldModel(cfg)
+    condition = model.apply({"params": params}, text, keyboard, mouse, method="condition")
+    return model.apply({"params": params}, x, jnp.full((2,), 1000.0 * sigma), condition, scale)[0]
+
+
 class Case:
     """A random model with a fixed input, run in a solver's single step: x − noise is minus the velocity."""
 
     def __init__(self, control: str):
         self.cfg, rng = WorldConfig(BACKBONE, control, 16), np.random.default_rng(0)
-        self.params = drawn(world_model.init(self.cfg, jax.random.key(0)))
+        self.params = drawn(world_shapes(self.cfg))
         draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
         self.noise, self.text, self.negative, self.actions = draw(2, 2, 2, 4, 16), draw(2, 8, 16), draw(2, 8, 16), (draw(2, 5, 7), draw(2, 5, 2))
 
@@ -63,10 +72,7 @@ class Case:
         return run(self.cfg, program, {"params": self.params}, tables, self.noise, self.text, self.negative, *self.actions)[0]
 
     def velocity(self, text, scale: float = 1.0, x: jax.Array | None = None, sigma: float = 1.0) -> jax.Array:
-        model = WorldModel(self.cfg)
-        condition = model.apply({"params": self.params}, text, *self.actions, method="condition")
-        x = self.noise if x is None else x
-        return model.apply({"params": self.params}, x, jnp.full((2,), 1000.0 * sigma), condition, scale)[0]
+        return velocity(self.cfg, self.params, self.noise if x is None else x, sigma, text, *self.actions, scale)
 
 
 @pytest.mark.parametrize("control", ["controlnet", "adaln"])

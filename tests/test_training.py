@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import os
 import pathlib
 import random
@@ -41,6 +42,7 @@ def batch(seed: int = 0) -> dict:
     return {"mean": draw(2, 2, 4, 6, 16), "logvar": draw(2, 2, 4, 6, 16) - 5, "text": draw(2, 8, 16), "keyboard": draw(2, 5, 7), "mouse": draw(2, 5, 2)}
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def variables(adapters: bool = True) -> dict:
     params = world_model.copy_base_into_control(world_model.init(CONFIG, jax.random.key(0)))
     tree = {"params": params}
