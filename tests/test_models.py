@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import drawn
 
 from converters.shapes import image_shapes, parameter_count, text_shapes, vae_shapes, world_shapes
 from mwjax.models import attention as attention_module
@@ -68,12 +69,9 @@ def run(cfg, params, x, t, text, keyboard, mouse):
     return model.apply({"params": params}, x, t, model.apply({"params": params}, text, keyboard, mouse, method="condition"))[0]
 
 
-fresh = jax.jit(world_model.init, static_argnums=0)
-
-
 def test_fresh_control_changes_nothing():
     cfg = WorldConfig(SMALL, "controlnet", 32)
-    params = world_model.copy_base_into_control(fresh(cfg, jax.random.key(0)))
+    params = world_model.copy_base_into_control(jax.jit(world_model.init, static_argnums=0)(cfg, jax.random.key(0)))
     params["backbone"]["head"]["kernel"] = jax.random.normal(jax.random.key(2), params["backbone"]["head"]["kernel"].shape)
     x = inputs(cfg)
     with_control = run(cfg, params, *x)
@@ -88,8 +86,7 @@ def test_fresh_control_changes_nothing():
 
 def test_remat_and_unrolling_change_no_gradient():
     x = inputs(WorldConfig(SMALL))
-    params = fresh(WorldConfig(SMALL), jax.random.key(0))
-    params["backbone"]["head"]["kernel"] += 0.1
+    params = drawn(world_shapes(WorldConfig(SMALL)))
     grads = []
     for how in ({}, {"remat": "dots"}, {"remat": "blocks"}, {"unroll": True}):
         cfg = WorldConfig(dataclasses.replace(SMALL, **how))

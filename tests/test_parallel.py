@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small import drawn
 
+from converters.shapes import world_shapes
 from mwjax.data.latents import LatentSource
 from mwjax.data.loader import latent_batches
 from mwjax.errors import InputError, Preempted
-from mwjax.models import lora, world_model
+from mwjax.models import lora
 from mwjax.models.dit import DiTConfig
 from mwjax.models.world_model import WorldConfig
 from mwjax.parallel.devices import report_devices
@@ -49,14 +51,8 @@ def batch(cfg: WorldConfig, size: int = 8) -> dict:
 @functools.cache
 def variables(cfg: WorldConfig) -> dict:
     """With nothing at zero, so that every gradient says something."""
-
-    @jax.jit
-    def draw():
-        params = world_model.init(cfg, jax.random.key(0))
-        tree = {"params": params, "lora": {"backbone": lora.init(params["backbone"], 4, 2.0, jax.random.key(1))}}
-        return jax.tree.map(lambda a: a + 0.05 * jax.random.normal(jax.random.key(a.size), a.shape), tree)
-
-    return jax.device_get(draw())
+    params = world_shapes(cfg)
+    return drawn({"params": params, "lora": {"backbone": jax.eval_shape(lambda: lora.init(params["backbone"], 4, 2.0, jax.random.key(1)))}})
 
 
 def gradients(cfg: WorldConfig, mesh, *, accumulate: int = 1, remat: str = "none") -> tuple[float, dict]:
@@ -140,14 +136,12 @@ def stop_at(last: int):
 
 
 @pytest.mark.slow
-def test_told_to_stop_and_carried_on_from_eight_devices_to_four_to_one(tmp_path):
-    """SIGTERM saves; another mesh carries on; losses are those of the uninterrupted run, and a restart on the same mesh gives the same bits."""
+def test_told_to_stop_on_eight_devices_and_carried_on_with_four(tmp_path):
+    """SIGTERM saves; another mesh carries on; losses are those of the uninterrupted run on one device."""
     whole = run(tmp_path / "whole", MeshShape(), 1, Batches(), counted=flow_objective(PLAIN, motion=0.2))
     with pytest.raises(Preempted, match="step 2 of stage lora"):
         run(tmp_path / "cut", MeshShape(1, 2, 2, 2), 8, Batches(stop_at(2)))
-    with pytest.raises(Preempted):
-        run(tmp_path / "cut", MeshShape(fsdp=4), 4, Batches(stop_at(4)))
-    cut = run(tmp_path / "cut", MeshShape(), 1, Batches())
+    cut = run(tmp_path / "cut", MeshShape(fsdp=4), 4, Batches())
     np.testing.assert_allclose(losses(tmp_path / "cut"), losses(tmp_path / "whole"), rtol=1e-5)
     for path, array in jax.tree_util.tree_leaves_with_path(jax.device_get(whole)):
         other = jax.device_get(cut)
@@ -286,7 +280,7 @@ def test_collectives_are_counted_as_often_as_they_run():
 
 def test_a_plan_says_what_a_step_takes():
     cfg, mesh = PLAIN, make_mesh(MeshShape(fsdp=8))
-    shapes = jax.eval_shape(lambda: variables.__wrapped__(cfg))
+    shapes = jax.eval_shape(lambda: variables(cfg))
     plan = plan_stage(STAGE, shapes, flow_objective(cfg, motion=0.2), None, jax.eval_shape(lambda: batch(cfg)), mesh, "bfloat16")
     trainable, _ = partition(variables(cfg), TRAINABLE["lora"])
     assert 1 <= plan.trained / (sum(a.nbytes for a in trainable.values()) / 8) < 3  # what does not divide is whole

@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import functools
 import os
 import pathlib
 import random
@@ -15,8 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import drawn, refused
 
 from converters.shapes import world_shapes
+from mwjax import train as train_command
 from mwjax.config import load_config
 from mwjax.errors import InputError
 from mwjax.models import lora, world_model
@@ -42,13 +43,10 @@ def batch(seed: int = 0) -> dict:
     return {"mean": draw(2, 2, 4, 6, 16), "logvar": draw(2, 2, 4, 6, 16) - 5, "text": draw(2, 8, 16), "keyboard": draw(2, 5, 7), "mouse": draw(2, 5, 2)}
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def variables(adapters: bool = True) -> dict:
-    params = world_model.copy_base_into_control(world_model.init(CONFIG, jax.random.key(0)))
-    tree = {"params": params}
-    if adapters:
-        tree["lora"] = {"backbone": lora.init(params["backbone"], 4, 2.0, jax.random.key(1))}
-    return tree
+    params = world_shapes(CONFIG)
+    adapted = {"lora": {"backbone": jax.eval_shape(lambda: lora.init(params["backbone"], 4, 2.0, jax.random.key(1)))}} if adapters else {}
+    return drawn({"params": params} | adapted)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +73,6 @@ def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
 
 def test_frozen_adapters_are_summed_into_their_kernels_once():
     tree = variables()
-    tree["lora"] = jax.tree.map(lambda a: a + 0.1 if a.ndim > 1 else a, tree["lora"])
     loss = jax.jit(lambda tree: flow_objective(CONFIG, motion=0.2).loss(tree, flow_objective(CONFIG, motion=0.2).draw(batch(), jax.random.key(0)))[0])
     trainable, frozen = partition(tree, TRAINABLE["action"])
     sums = lora.folded(frozen)
@@ -221,6 +218,22 @@ WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", 
     ("arguments", "says"),
     [
         (["--config", "configs/nothing.py"], "not a file"),
+        (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
+        (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
+        (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
+    ],
+)
+def test_a_wrong_input_ends_a_process_with_one_line(arguments, says, tmp_path):
+    out = command(*arguments, env=one_device() | {"MWJAX_TEST_OUT": str(tmp_path / "run")})
+    assert out.returncode == 2, out.stderr
+    assert says in out.stderr
+    assert len(out.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
         (["--config", "tests/small_config.py", "--config.sampling.stepz=3"], "did you mean steps?"),
         (["--config", "tests/small_config.py", "--config.seed=abc"], "seed"),
         (["--config", "tests/small_config.py", "--config.framing.height=33"], "height 33 is not a multiple of 16"),
@@ -232,19 +245,18 @@ WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", 
         (["--config", "tests/small_config.py", "--config.mesh.tensor=3"], "does not multiply to the 1 devices"),
         (["--config", "tests/small_config.py", "--config.stages.1.accumulate=3"], "does not divide into accumulate 3 parts"),
         (["--config", "tests/small_config.py", "--device", "gpu"], "--device gpu was asked for"),
-        (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
-        (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
         (["--config", "tests/small_config.py", "--processes", "2"], "missing: coordinator, process"),
         (["--config", "tests/small_config.py", *WAITING, "--coordinator", "localhost"], "not of the form HOST:PORT"),
         (["--config", "tests/small_config.py", "--config.control.action_dims=7"], "did you mean action_dim?"),
-        (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
     ],
 )
-def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path):
-    out = command(*arguments, env=one_device() | {"MWJAX_TEST_OUT": str(tmp_path / "run")})
-    assert out.returncode == 2, out.stderr
-    assert says in out.stderr
-    assert len(out.stderr.strip().splitlines()) == 1
+def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path, monkeypatch, capsys):
+    one = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: one)
+    monkeypatch.setattr(jax, "local_devices", lambda *_: one)
+    monkeypatch.setenv("MWJAX_TEST_OUT", str(tmp_path / "run"))
+    monkeypatch.chdir(ROOT)
+    refused(train_command.main, arguments, says, capsys)
     assert not (tmp_path / "run").exists()
 
 
