@@ -2,7 +2,7 @@
 
     python -m mwjax.train --config configs/tiny_t2w_controlnet.py
 
-About 19 minutes and 2 GB of memory on two cores. Leaves runs/tiny_t2w_controlnet/ with the dataset, checkpoints and curves
+About 15 minutes and 2 GB of memory on two cores. Leaves runs/tiny_t2w_controlnet/ with the dataset, checkpoints and curves
 of both stages, a model folder for mwjax.sample, and videos with the keys drawn on.
 The variant `:long` records more and trains three times as long.
 """
