@@ -1,5 +1,6 @@
 """Compiled programs: kept on disk between processes, made ahead of time, and run in large pages."""
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -12,8 +13,11 @@ import numpy as np
 from converters.folder import Folder
 from mwjax.diffusion import sampler
 from mwjax.diffusion.sampler import Sampling
+from mwjax.launch import find_platform
 from mwjax.models.world_model import WorldConfig
 from mwjax.pipeline import _encode_image, _encode_text, _noise, latent_shape
+
+MARK = "MWJAX_LARGE_PAGES"  # set once it was tried
 
 
 def keep_compiled() -> None:
@@ -24,13 +28,17 @@ def keep_compiled() -> None:
 
 
 def large_pages() -> None:
-    """Start this command anew with memory in large pages, where Linux gives them on request (glibc 2.35 or later asks): a CPU's training step, which takes
-    fresh memory for its temporaries every time, is then a sixth faster. Does nothing in other programs than the project's commands."""
-    spec, wanted = getattr(sys.modules["__main__"], "__spec__", None), "glibc.malloc.hugetlb=1"
-    setting, tunables = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled"), os.environ.get("GLIBC_TUNABLES", "")
-    if spec and spec.name.startswith("mwjax.") and "glibc.malloc.hugetlb" not in tunables and setting.exists() and "[madvise]" in setting.read_text():
-        os.environ["GLIBC_TUNABLES"] = f"{tunables}:{wanted}" if tunables else wanted
-        os.execv(sys.executable, sys.orig_argv)
+    """Start a command `python -m mwjax.…` anew with memory in large pages, where Linux gives them on request (glibc 2.35 or later asks): a CPU's training
+    step takes fresh memory for its temporaries every time. Nothing else, such as a notebook, is started anew. MWJAX_LARGE_PAGES=0 prevents it."""
+    spec, tunables = getattr(sys.modules["__main__"], "__spec__", None), os.environ.get("GLIBC_TUNABLES", "")
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if spec is None or sys.orig_argv[1:3] != ["-m", spec.name] or MARK in os.environ or find_platform()[0] != "cpu":
+        return
+    if setting.exists() and "[madvise]" in setting.read_text():
+        os.environ |= {MARK: "1", "GLIBC_TUNABLES": ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))}
+        sys.stdout.flush()
+        with contextlib.suppress(OSError):  # then in small ones
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def compile_ahead(folder: Folder, world: WorldConfig, sampling: Sampling, *, frames: list[int], height: int, width: int, dtype: str) -> None:

@@ -186,7 +186,7 @@ def flow_objectives(job: Job, stage: Stage, world: WorldConfig, attention: str) 
 
 
 def tuned(world: WorldConfig, **how) -> WorldConfig:
-    """The config with other attention or recomputation; the same numbers."""
+    """The config with other attention, recomputation or unrolling; the same numbers."""
     return dataclasses.replace(world, backbone=dataclasses.replace(world.backbone, **how))
 
 
@@ -363,7 +363,8 @@ def run(job: Job, args: argparse.Namespace, told: Told) -> None:
             )  # fmt: skip
         model, variables = prepare(job, stage, model, mesh)
         objective, counted = objectives(job, stage, model, attention)
-        options = {"folder": job.out / stage.folder, "seed": job.seed, "mesh": mesh, "counted": counted, "profile": args.profile, "wandb": args.wandb, "told": told}
+        options = {"folder": job.out / stage.folder, "seed": job.seed, "mesh": mesh, "counted": counted, "fold": job.memory.compute == "float32"}
+        options |= {"profile": args.profile, "wandb": args.wandb, "told": told}
         if stage.name != "vae":  # what is trained must not be held twice
             model = dataclasses.replace(model, world_params={}, lora=None)
         only = [variables]

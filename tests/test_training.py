@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import pytest
 from small import drawn, refused
 
 from converters.shapes import world_shapes
+from mwjax import compilation
 from mwjax import train as train_command
 from mwjax.config import load_config
 from mwjax.errors import InputError
@@ -82,6 +84,39 @@ def test_frozen_adapters_are_summed_into_their_kernels_once():
     assert lora.folded(half) is half
     _, frozen = partition(tree, TRAINABLE["lora"])
     assert lora.folded(frozen).keys() == frozen.keys()
+
+
+def test_what_is_frozen_comes_back_as_it_was(tmp_path):
+    """Adapters and kernels apart, bit for bit, although the steps compute with their sums."""
+    tree = variables()
+    seen = []
+    objective = flow_objective(CONFIG, motion=0.2)
+    watched = objective._replace(loss=lambda v, b: (seen.append("lora" in v), objective.loss(v, b))[1])
+    out = train(Stage("action", steps=1, batch=2, lr=1e-3), tree, watched, Batch(), folder=tmp_path, seed=0, fold=True)
+    assert seen
+    assert not any(seen)
+    before, after = (partition(t, TRAINABLE["action"])[1] for t in (tree, out))
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[path], after[path]) for path in before)
+
+
+def test_a_command_is_started_anew_with_large_pages_once(monkeypatch):
+    started = []
+    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    monkeypatch.setattr(compilation.os, "execv", lambda *what: started.append(what))
+    monkeypatch.setattr(compilation.os, "environ", {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
+    monkeypatch.setattr(pathlib.Path, "exists", lambda path: path == setting)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: "always [madvise] never")
+    compilation.large_pages()  # this is pytest, no command
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="mwjax.train"))
+    compilation.large_pages()  # nor is this, whatever __main__ says
+    assert not started
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mwjax.train", "--config", "x"])
+    compilation.large_pages()
+    assert started == [(sys.executable, [sys.executable, "-m", "mwjax.train", "--config", "x"])]
+    assert compilation.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    compilation.large_pages()
+    assert len(started) == 1
 
 
 def test_the_vae_stage_trains():
@@ -166,6 +201,14 @@ def test_metrics_survive_a_restart(tmp_path):
     assert second.close().exists()
     assert [row["step"] for row in second.rows] == [1, 2, 3]
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 4
+
+
+class Batch(collections.abc.Iterator):
+    def __next__(self):
+        return batch()
+
+    def get_state(self):
+        return {}
 
 
 class Nothing(collections.abc.Iterator):

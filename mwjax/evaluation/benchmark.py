@@ -34,12 +34,11 @@ from mwjax.data.video import frame_count, read_video, write_video
 from mwjax.diffusion.sampler import Sampling
 from mwjax.errors import InputError, command
 from mwjax.pipeline import Request, generate, latent_shape, output_folder
-from mwjax.worlds.levels import arenas
+from mwjax.worlds.levels import UNSEEN, arenas
 from mwjax.worlds.recorder import COLUMNS, Recording, metadata
 from mwjax.worlds.world import Action
 
 SCREEN = (192, 320)  # what the game draws
-FIRST_SEED = 9000
 
 # name: (what is held for the first half, for the second half)
 SCHEDULES = {
@@ -95,7 +94,7 @@ def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
     write_whole(path, text)
 
 
-def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int], seed: int = FIRST_SEED) -> pathlib.Path:
+def make_test_set(folder: pathlib.Path, *, levels: int, frames: int, size: tuple[int, int], seed: int = UNSEEN) -> pathlib.Path:
     """The real game on held-out levels, in the released dataset layout, as large as the models' videos. Raises InputError for a folder with another one."""
     folder, names = folder.resolve(), arenas(levels, seed)
     claim(folder, "benchmark.json", {"levels": names, "frames": frames, "size": size, "schedules": SCHEDULES}, "another test set")
@@ -146,7 +145,7 @@ def main(argv: list[str] | None = None) -> None:
     p.add_argument("--model", nargs="+", default=["runs/tiny_t2w_controlnet/model"], metavar="DIR[=NAME]", help="model folders, each a row (default: %(default)s)")
     p.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/benchmark"), help="(default: %(default)s)")
     p.add_argument("--levels", type=int, default=16, help=f"held-out levels, {len(SCHEDULES)} clips each (default: %(default)s)")
-    p.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first level and place; training uses smaller ones (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=UNSEEN, help="of the first level and place (default: %(default)s, the smallest)")
     p.add_argument("--frames", type=int, default=17, help="of a clip, 4n + 1 (default: %(default)s)")
     p.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     p.add_argument("--action-guidance", type=float, help="(default: the model's own)")
@@ -156,6 +155,8 @@ def main(argv: list[str] | None = None) -> None:
     args = p.parse_args(argv)
     if args.levels < 2 or args.batch < 1:
         raise InputError(f"--levels {args.levels} must be at least 2, --batch {args.batch} at least 1")
+    if args.seed < UNSEEN:
+        raise InputError(f"--seed {args.seed} is of a level that models may have been trained on; use {UNSEEN} or more")
     if args.steps is not None and args.steps < 1:
         raise InputError(f"--steps {args.steps} must be at least 1")
     score = ["--idm", args.idm, "--weights", str(args.weights), "--tasks", "keys", "--limit", str(args.levels * len(SCHEDULES)), "--collisions", "off"]
@@ -180,6 +181,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--model: these models make pictures of {shown}; the benchmark needs one size, at most {SCREEN[0]}×{SCREEN[1]}")
     test_set = make_test_set(args.out / "test_set", levels=args.levels, frames=args.frames, size=sizes.pop(), seed=args.seed)
     for name, folder, sampling, settings in plans:
+        settings |= {"seed": args.seed} if args.seed != UNSEEN else {}  # other levels, whose clips have the same names
         sample_test_set(folder, test_set, args.out / name, sampling=sampling, batch=args.batch, settings=settings)
     options = [*score, "--videos", *(str(args.out / name) for name, *_ in plans), "--reference", str(test_set / "video"), "--actions",
                str(test_set / "metadata-detection"), "--out", str(args.out / "report"), "--title", f"Benchmark of {', '.join(name for name, *_ in plans)}"]  # fmt: skip

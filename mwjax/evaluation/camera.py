@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     from mwjax.diffusion.sampler import Sampling
     from mwjax.pipeline import Request, generate, output_folder
     from mwjax.worlds.doom import Level
-    from mwjax.worlds.levels import arenas
+    from mwjax.worlds.levels import UNSEEN, arenas
 
     parser = argparse.ArgumentParser(prog="python -m mwjax.evaluation.camera", description="Measure how well the picture follows the keys.",
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
@@ -193,11 +193,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--action-guidance", type=float, default=5.0)
     parser.add_argument("--frames", type=int, default=17)
-    parser.add_argument("--seed", type=int, default=9000, help="of the first level, place and noise; training uses smaller ones")
+    parser.add_argument("--seed", type=int, default=UNSEEN, help="of the first level, place and noise; this is the smallest")
     parser.add_argument("--out", default="camera.json")
     args = parser.parse_args(argv)
     if args.clips < 2:
         raise InputError(f"--clips {args.clips} is too few to score; use 20 or more")
+    if args.seed < UNSEEN:
+        raise InputError(f"--seed {args.seed} is of a level that models may have been trained on; use {UNSEEN} or more")
     output_folder(pathlib.Path(args.out).parent)
     models = {"model": load_model(args.model)} | ({"no actions": load_model(args.floor)} if args.floor else {})
     levels = arenas(args.clips, args.seed)
@@ -210,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
             return generate(model, sampling, Request(prompts, actions, seeds, 48, 80))
 
         results[title] = measure_model(run, captions, frames=args.frames, seeds=seeds, title=title)
-    pathlib.Path(args.out).write_text(json.dumps({"clips": args.clips, "results": results}, indent=1) + "\n")
+    pathlib.Path(args.out).write_text(json.dumps({"options": vars(args), "results": results}, indent=1) + "\n")
     print(table(results))
     print(f"wrote {args.out}")
 

@@ -35,14 +35,16 @@ def merged(kernel, down, up, alpha, scale: float):
 
 
 def folded(frozen: dict[str, Any]) -> dict[str, Any]:
-    """Frozen variables {path: array} with the adapters among them summed into their kernels, once for all steps. Kernels in half precision keep their
-    adapters beside them: the sum would be rounded."""
+    """Frozen variables {path: array} with the adapters among them summed into their kernels, once for all steps, where they lie. Kernels in half
+    precision keep their adapters beside them: the sum would be rounded."""
     names = [path.removeprefix("lora/").removesuffix("/down") for path in frozen if path.startswith("lora/") and path.endswith("/down")]
     if not all(frozen[f"params/{name}/kernel"].dtype == jnp.float32 for name in names):
         return frozen
     out = {path: leaf for path, leaf in frozen.items() if not names or not path.startswith("lora/")}
     for name in names:
-        out[f"params/{name}/kernel"] = merged(frozen[f"params/{name}/kernel"], *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)
+        kernel = frozen[f"params/{name}/kernel"]
+        total = merged(kernel, *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)
+        out[f"params/{name}/kernel"] = jax.device_put(total, kernel.sharding)
     return out
 
 

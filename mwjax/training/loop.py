@@ -98,12 +98,13 @@ def optimizer_of(stage: Stage) -> tuple[Callable, optax.GradientTransformation]:
 
 def train(
     stage: Stage, variables: dict, objective: Objective, batches: Iterator, *, folder: str | pathlib.Path, seed: int, mesh: Mesh | None = None,
-    counted: Objective | None = None, profile: int = 0, wandb: str = "", told: "Told | None" = None,
+    counted: Objective | None = None, fold: bool = False, profile: int = 0, wandb: str = "", told: "Told | None" = None,
 ) -> dict:  # fmt: skip
     """Train `variables` for a stage and return them. Continues from the newest checkpoint in `folder`, bit for bit.
 
     batches: endless iterator of dicts of arrays with get_state() and set_state(); of this process's part of each batch.
-    mesh: default one device. counted: the objective whose arithmetic counts as useful (without recomputation). profile: step to trace.
+    mesh: default one device. counted: the objective whose arithmetic counts as useful (without recomputation). fold: compute with adapters
+    that are not trained summed into their kernels, for networks in float32; they are returned apart. profile: step to trace.
     wandb: project to log to as well. told: whether to stop (default: by SIGTERM). Raises Preempted then, when a checkpoint is written.
     """
     folder, mesh = pathlib.Path(folder), mesh or make_mesh(MeshShape(), jax.devices()[:1])
@@ -118,7 +119,7 @@ def train(
         del variables, trainable
         step_function = make_step(objective, optimizer, seed, accumulate=stage.accumulate, decay=stage.average, spike=stage.spike, warmup=stage.warmup, layout=layout)
         with contextlib.nullcontext(told) if told else Told() as told, told.later():
-            used = lora.folded(frozen)
+            used = lora.folded(frozen) if fold else frozen
             state = _steps(stage, state, used, step_function, batches, schedule, told, folder=folder, mesh=mesh, counted=counted, profile=profile, wandb=wandb)
         return combine(state.average or state.trainable, frozen)
 

@@ -6,8 +6,11 @@ PAINTED = ("gallery", "night", "garden")  # walls of plain colours: a few looks 
 TEXTURED = tuple(theme for theme in arena.THEMES if theme not in PAINTED)
 
 
+UNSEEN = 9000  # first seed of the arenas that are kept from training, which uses seeds from 1000
+
+
 def arenas(count: int, first_seed: int, themes: tuple[str, ...] = PAINTED) -> tuple[str, ...]:
-    """`count` different arenas, themes in turn. Training uses seeds from 1000, tests from 9000."""
+    """`count` different arenas, themes in turn."""
     return tuple(f"arena:{themes[i % len(themes)]}:{first_seed + i}" for i in range(count))
 
 
