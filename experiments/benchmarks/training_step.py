@@ -1,6 +1,6 @@
 """What a training step of the tiny model's action stage takes on this machine, and what each saving saves.
 
-    python experiments/benchmarks/training_step.py
+    python experiments/benchmarks/training_step.py        # about ten minutes, most of them compiling
 
 Every way is run in processes of its own, in turn, so that a noisy machine disturbs all alike.
 """
@@ -54,7 +54,7 @@ def measure(folded: bool, unroll: bool, steps: int) -> float:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--steps", type=int, default=20, help="timed steps of a process (default: %(default)s)")
-    p.add_argument("--rounds", type=int, default=3, help="processes of each way (default: %(default)s)")
+    p.add_argument("--rounds", type=int, default=2, help="processes of each way (default: %(default)s)")
     p.add_argument("--way", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
     if args.way is not None:
