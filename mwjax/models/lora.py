@@ -38,9 +38,9 @@ def folded(frozen: dict[str, Any]) -> dict[str, Any]:
     """Frozen variables {path: array} with the adapters among them summed into their kernels, once for all steps, where they lie. Kernels in half
     precision keep their adapters beside them: the sum would be rounded."""
     names = [path.removeprefix("lora/").removesuffix("/down") for path in frozen if path.startswith("lora/") and path.endswith("/down")]
-    if not all(frozen[f"params/{name}/kernel"].dtype == jnp.float32 for name in names):
+    if not names or any(frozen[f"params/{name}/kernel"].dtype != jnp.float32 for name in names):
         return frozen
-    out = {path: leaf for path, leaf in frozen.items() if not names or not path.startswith("lora/")}
+    out = {path: leaf for path, leaf in frozen.items() if not path.startswith("lora/")}
     for name in names:
         kernel = frozen[f"params/{name}/kernel"]
         total = merged(kernel, *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)

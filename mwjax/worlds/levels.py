@@ -4,8 +4,6 @@ from mwjax.worlds import arena
 
 PAINTED = ("gallery", "night", "garden")  # walls of plain colours: a few looks that a small model learns in minutes
 TEXTURED = tuple(theme for theme in arena.THEMES if theme not in PAINTED)
-
-
 UNSEEN = 9000  # first seed of the arenas that are kept from training, which uses seeds from 1000
 
 
