@@ -1,9 +1,7 @@
-"""Compiled programs: kept on disk between processes, made ahead of time, and run in large pages."""
+"""Compiled programs: kept on disk between processes, and made ahead of time."""
 
-import contextlib
 import os
 import pathlib
-import sys
 import time
 
 import jax
@@ -13,11 +11,8 @@ import numpy as np
 from converters.folder import Folder
 from mwjax.diffusion import sampler
 from mwjax.diffusion.sampler import Sampling
-from mwjax.launch import find_platform
 from mwjax.models.world_model import WorldConfig
 from mwjax.pipeline import _encode_image, _encode_text, _noise, latent_shape
-
-MARK = "MWJAX_LARGE_PAGES"  # set once it was tried
 
 
 def keep_compiled() -> None:
@@ -25,20 +20,6 @@ def keep_compiled() -> None:
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache/mwjax")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def large_pages() -> None:
-    """Start a command `python -m mwjax.…` anew with memory in large pages, where Linux gives them on request (glibc 2.35 or later asks): a CPU's training
-    step takes fresh memory for its temporaries every time. Nothing else, such as a notebook, is started anew. MWJAX_LARGE_PAGES=0 prevents it."""
-    spec, tunables = getattr(sys.modules["__main__"], "__spec__", None), os.environ.get("GLIBC_TUNABLES", "")
-    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    if spec is None or sys.orig_argv[1:3] != ["-m", spec.name] or MARK in os.environ or find_platform()[0] != "cpu":
-        return
-    if setting.exists() and "[madvise]" in setting.read_text():
-        os.environ |= {MARK: "1", "GLIBC_TUNABLES": ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))}
-        sys.stdout.flush()
-        with contextlib.suppress(OSError):  # then in small ones
-            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def compile_ahead(folder: Folder, world: WorldConfig, sampling: Sampling, *, frames: list[int], height: int, width: int, dtype: str) -> None:

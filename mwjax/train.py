@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from converters import folder as model_folder
-from mwjax.compilation import keep_compiled, large_pages
+from mwjax.compilation import keep_compiled
 from mwjax.config import OPTIONAL, build, load_config
 from mwjax.data.clips import Clip, load_clip, read_table
 from mwjax.data.hud import draw_hud, enlarge
@@ -313,7 +313,6 @@ def main(argv: list[str] | None = None) -> None:
         plan_job(job, args.plan)
         return
     check_wandb(args.wandb)
-    large_pages()
     start_processes(args.coordinator, args.processes, args.process, timeout=args.join_timeout)
     with Told() as told:
         run(job, args, told)

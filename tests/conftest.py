@@ -6,13 +6,15 @@ import shutil
 import sys
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true":  # compiling takes most of the time; false tests the very programs that users run
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="mwjax-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["MWJAX_LARGE_PAGES"] = "0"
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # compiling takes most of the time; set it to false to test the very programs that users run
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from jaxtyping import install_import_hook
@@ -21,5 +23,6 @@ install_import_hook(["mwjax", "converters"], "typecheck.check")  # shapes and ty
 
 
 def pytest_collection_modifyitems(items):
-    """The longest first, so that the workers end together."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    """Files with the longest tests first, so that the workers, which take file after file, end together."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

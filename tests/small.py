@@ -1,8 +1,21 @@
-"""What many tests need: drawn parameters, and what a refused command leaves behind."""
+"""What many tests need: drawn parameters, what a refused command leaves behind, and a user's environment."""
+
+import dataclasses
+import os
 
 import jax
 import numpy as np
 import pytest
+
+from converters.folder import Model
+from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
+from mwjax.models.dit import DiTConfig
+from mwjax.models.image import ImageConfig
+from mwjax.models.text import TextConfig
+from mwjax.models.vae import VAEConfig
+from mwjax.models.world_model import WorldConfig
+
+BACKBONE = DiTConfig(24, 32, 2, 2, text_dim=16, text_len=32, freq_dim=32)
 
 
 def drawn(shapes: dict, seed: int = 0) -> dict:
@@ -16,6 +29,13 @@ def drawn(shapes: dict, seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+def small_model(world: WorldConfig) -> Model:
+    """Drawn networks around a world model whose text has 16 channels, and whose picture 80, if it takes one."""
+    vae, text, image = VAEConfig(4, (1, 1, 2, 2), 1), TextConfig(384, 16, 16, 24, 2, 2), ImageConfig(28, 14, 80, 2, 24, 1, 3)
+    model = Model(world, drawn(world_shapes(world)), vae, drawn(vae_shapes(vae)), text, drawn(text_shapes(text)), "byt5")
+    return dataclasses.replace(model, image=image, image_params=drawn(image_shapes(image))) if world.backbone.image_dim else model
+
+
 def refused(main, arguments, says: str, capsys) -> None:
     """The command ends with exit code 2 and one line that says what is wrong."""
     capsys.readouterr()
@@ -25,3 +45,8 @@ def refused(main, arguments, says: str, capsys) -> None:
     assert stop.value.code == 2, error
     assert says in error
     assert len(error.strip().splitlines()) == 1
+
+
+def one_device() -> dict[str, str]:
+    """The environment of a user with one device."""
+    return {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}

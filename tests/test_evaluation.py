@@ -288,7 +288,8 @@ def test_benchmark_schedules():
 def test_idm_and_benchmark(tmp_path, capsys, monkeypatch):
     """A few steps of training an inverse dynamics model, then the whole protocol with the shipped base as its model."""
     config = ["--config", "configs/idm_vizdoom.py", f"--config.out={tmp_path / 'idm'}", "--config.record.scenes=2", "--config.record.clips=2",
-              "--config.test.scenes=1", "--config.test.clips=2", "--config.stage.steps=4", "--config.stage.batch=2", "--config.autoencoded=0.0"]  # fmt: skip
+              "--config.test.scenes=1", "--config.test.clips=2", "--config.stage.steps=4", "--config.stage.batch=2", "--config.stage.optimizer=adamw",
+              "--config.autoencoded=0.0"]  # fmt: skip
     train_idm.main(config)
     accuracy = json.loads((tmp_path / "idm" / "model" / "accuracy.json").read_text())["unseen levels"]
     assert accuracy["clips"] > 0

@@ -1,38 +1,32 @@
 """The image-to-world path from a dataset to a video, at toy size: either action module trains and samples from a first frame."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from small import BACKBONE, small_model
 from test_data import make_dataset
 
-from converters.folder import Model, load_model, save_model
-from converters.shapes import image_shapes, text_shapes, vae_shapes, world_shapes
+from converters.folder import load_model, save_model
 from mwjax import sample, train
 from mwjax.data.schedules import SHOWCASE
 from mwjax.data.video import read_image, read_video
 from mwjax.errors import InputError
-from mwjax.models.dit import DiTConfig
-from mwjax.models.image import ImageConfig
-from mwjax.models.text import TextConfig
-from mwjax.models.vae import VAEConfig
 from mwjax.models.world_model import WorldConfig
-
-
-def draw(shapes: dict) -> dict:
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda a: (rng.standard_normal(a.shape) * 0.05).astype(np.float32), shapes)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    world = WorldConfig(DiTConfig(24, 32, 2, 2, in_dim=36, text_dim=16, text_len=32, freq_dim=32, image_dim=80))
-    vae, text, image = VAEConfig(4, (1, 1, 2, 2), 1), TextConfig(384, 16, 16, 24, 2, 2), ImageConfig(28, 14, 80, 2, 24, 1, 3)
-    model = Model(world, draw(world_shapes(world)), vae, draw(vae_shapes(vae)), text, draw(text_shapes(text)), "byt5", image, draw(image_shapes(image)))
-    return save_model(model, tmp_path_factory.mktemp("base") / "model")
+    world = WorldConfig(dataclasses.replace(BACKBONE, in_dim=36, image_dim=80))
+    return save_model(small_model(world), tmp_path_factory.mktemp("base") / "model")
 
 
 def config_file(path, *, base, dataset, control: str):
+    """adaLN in two stages, a ControlNet in the second alone."""
+    lora = {"name": "lora", "steps": 2, "batch": 2, "lr": 1e-3, "rank": 2, "alpha": 1.0}
+    action = {"name": "action", "steps": 3, "batch": 2, "lr": 1e-2, "motion": 0.2}
     path.write_text(f"""
 import ml_collections
 
@@ -40,7 +34,7 @@ def get_config():
     return ml_collections.ConfigDict(dict(
         out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, control=dict(kind={control!r}, action_dim=16), dataset={str(dataset)!r}, record=None,
         framing=dict(frames=5, height=32, width=32, shrink=1),
-        stages=[dict(name="lora", steps=2, batch=2, lr=1e-3, rank=2, alpha=1.0), dict(name="action", steps=3, batch=2, lr=1e-2, motion=0.2)],
+        stages={[lora, action] if control == "adaln" else [action]},
         sampling=dict(steps=2), lora_scale=1.0,
     ))
 """)

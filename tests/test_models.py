@@ -116,7 +116,7 @@ def test_blockwise_attention_equals_plain(monkeypatch, l, s):
     q, k, v = (jax.random.normal(key, (2, n, 3, 8)) for key, n in zip(keys, (l, s, s), strict=True))
 
     def value_and_grad():
-        return jax.value_and_grad(lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v))), (0, 1, 2))(q, k, v)
+        return jax.jit(jax.value_and_grad(lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v))), (0, 1, 2)))(q, k, v)
 
     plain = value_and_grad()
     monkeypatch.setattr(attention_module, "BLOCK", 32)
@@ -139,9 +139,13 @@ def test_attention_kernels_equal_the_portable_one(name, l, s):
     """The kernels in interpret mode: forward and backward."""
     draw = lambda i, length: jax.random.normal(jax.random.key(i), (2, length, 2, 128))
     q, k, v, g = draw(0, l), draw(1, s), draw(2, s), draw(3, l)
-    run = lambda attend: jax.vjp(lambda *a: attend(*a, 128**-0.5), q, k, v)
-    (ours, back), (theirs, back_theirs) = run(functools.partial(attention_module.BACKENDS[name], interpret=True)), run(attention_module.BACKENDS["xla"])
-    for a, b in zip((ours, *back(g)), (theirs, *back_theirs(g)), strict=True):
+
+    def run(attend):
+        out, back = jax.vjp(lambda *a: attend(*a, 128**-0.5), q, k, v)
+        return out, *back(g)
+
+    kernel = functools.partial(attention_module.BACKENDS[name], interpret=True)
+    for a, b in zip(jax.jit(run, static_argnums=0)(kernel), jax.jit(run, static_argnums=0)(attention_module.BACKENDS["xla"]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -162,7 +162,7 @@ def test_state_lies_where_the_table_says_and_no_whole_stack_is_gathered():
         step = make_step(OBJECTIVE, optimizer, 0, layout=layout)
         data = to_devices(batch(cfg), mesh)
         compiled = step.lower(state, frozen, data).compile()
-        after, _ = step(state, frozen, data)
+        after, _ = compiled(state, frozen, data)
     path = "params/controlnet/blocks/ffn/dense_0/kernel"
     for tree in (trainable, after.trainable, after.optimizer[0].mu):
         assert tree[path].sharding.spec == jax.sharding.PartitionSpec(None, "fsdp", "tensor")

@@ -1,6 +1,5 @@
 """The sampler and its policies: what is compiled, what guidance and caches do, what leaves when."""
 
-import dataclasses
 import functools
 import itertools
 import json
@@ -10,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from small import BACKBONE, drawn, small_model
 
-from converters.folder import add_control, load_model, new_model, save_model, write_tensors
+from converters.folder import load_model, save_model, write_tensors
 from converters.lora import LORA
 from converters.shapes import world_shapes
 from converters.tables import save
@@ -23,26 +23,14 @@ from mwjax.diffusion.sampler import Sampling, decode_stream, decode_tiles, plan,
 from mwjax.diffusion.solvers import euler
 from mwjax.errors import command
 from mwjax.models import lora
-from mwjax.models.dit import DiTConfig
-from mwjax.models.text import TextConfig
-from mwjax.models.vae import VAEConfig
-from mwjax.models.variants import Variant
+from mwjax.models.vae import VAE
 from mwjax.models.world_model import WorldConfig, WorldModel
 from mwjax.pipeline import Request, Stream, generate
-
-BACKBONE = DiTConfig(24, 32, 2, 2, text_dim=16, text_len=32, freq_dim=32)
-SMALL = Variant(BACKBONE, VAEConfig(4, (1, 1, 2, 2), 1), TextConfig(384, 16, 16, 24, 2, 2), 16, "byt5")
-
-
-def drawn(params: dict) -> dict:
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) * 0.1, jnp.float32), params)
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = add_control(new_model(SMALL, seed=0), "controlnet", action_dim=16, seed=0)
-    return dataclasses.replace(model, world_params=drawn(model.world_params))
+    return small_model(WorldConfig(BACKBONE, "controlnet", 16))
 
 
 def request_of(actions: str = "w*4, yaw:3*4", prompt: str = "a cave", seed: int = 1) -> Request:
@@ -137,10 +125,11 @@ def test_nothing_is_compiled_for_another_prompt_seed_or_action(model):
 
 
 def test_a_tile_as_large_as_the_picture_is_the_picture(model):
+    fresh = jax.jit(VAE(model.vae).init)(jax.random.split(jax.random.key(0), 3)[1], jnp.zeros((1, 5, 16, 16, 3)))["params"]
     latents = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 4, 6, 16)), jnp.float32)
-    whole = np.concatenate(list(decode_stream(model.vae, model.vae_params, latents)), 1)
-    np.testing.assert_array_equal(np.concatenate(list(decode_tiles(model.vae, model.vae_params, latents, 8)), 1), whole)
-    tiled = np.concatenate(list(decode_tiles(model.vae, model.vae_params, latents, 4)), 1)
+    whole = np.concatenate(list(decode_stream(model.vae, fresh, latents)), 1)
+    np.testing.assert_array_equal(np.concatenate(list(decode_tiles(model.vae, fresh, latents, 8)), 1), whole)
+    tiled = np.concatenate(list(decode_tiles(model.vae, fresh, latents, 4)), 1)
     assert tiled.shape == whole.shape
     assert np.corrcoef(tiled.ravel().astype(float), whole.ravel().astype(float))[0, 1] > 0.9
 

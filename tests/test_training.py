@@ -2,23 +2,18 @@
 
 import collections.abc
 import dataclasses
-import os
 import pathlib
-import random
-import signal
 import subprocess
 import sys
-import time
-import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import drawn, refused
+from small import drawn, one_device, refused
 
-from converters.shapes import world_shapes
-from mwjax import compilation
+from converters.shapes import vae_shapes, world_shapes
+from mwjax import pages
 from mwjax import train as train_command
 from mwjax.config import load_config
 from mwjax.errors import InputError
@@ -32,7 +27,7 @@ from mwjax.training.loop import TRAINABLE, Stage, train
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective, flow_objective, stratified_indices, vae_objective
 from mwjax.training.optim import adamw
-from mwjax.training.state import combine, make_step, new_state, partition
+from mwjax.training.state import TrainState, combine, make_step, new_state, partition
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = WorldConfig(DiTConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=4, text_dim=16, text_len=8, freq_dim=32), "controlnet", 16)
@@ -51,6 +46,10 @@ def variables(adapters: bool = True) -> dict:
     return drawn({"params": params} | adapted)
 
 
+def started(trainable: dict) -> TrainState:
+    return jax.jit(lambda trainable: new_state(trainable, OPTIMIZER))(trainable)
+
+
 @pytest.mark.parametrize(
     ("stage", "prefixes"),
     [("lora", ("lora/backbone/",)), ("action", ("params/action_encoder/", "params/controlnet/")), ("base", ("params/backbone/",))],
@@ -60,7 +59,7 @@ def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
     assert trainable
     assert all(path.startswith(prefixes) for path in trainable)
     assert not any(path.startswith(prefixes) and not path.endswith("alpha") for path in frozen)
-    state = new_state(trainable, OPTIMIZER)
+    state = started(trainable)
     moments = sum(a.size for a in jax.tree.leaves(state.optimizer) if a.ndim)
     assert moments == 2 * sum(a.size for a in trainable.values())
     before = jax.tree.map(np.asarray, trainable)
@@ -76,7 +75,7 @@ def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
 def test_frozen_adapters_are_summed_into_their_kernels_once():
     tree = variables()
     loss = jax.jit(lambda tree: flow_objective(CONFIG, motion=0.2).loss(tree, flow_objective(CONFIG, motion=0.2).draw(batch(), jax.random.key(0)))[0])
-    trainable, frozen = partition(tree, TRAINABLE["action"])
+    trainable, frozen = jax.device_put(partition(tree, TRAINABLE["action"]))
     sums = lora.folded(frozen)
     assert not any(path.startswith("lora/") for path in sums)
     assert abs(float(loss(combine(trainable, frozen))) - float(loss(combine(trainable, sums)))) < 1e-5
@@ -103,27 +102,29 @@ def test_what_is_frozen_comes_back_as_it_was(tmp_path):
 def test_a_command_is_started_anew_with_large_pages_once(monkeypatch):
     started = []
     setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    monkeypatch.setattr(compilation.os, "execv", lambda *what: started.append(what))
-    monkeypatch.setattr(compilation.os, "environ", {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
+    monkeypatch.setattr(pages.os, "execv", lambda *what: started.append(what))
+    monkeypatch.setattr(pages.os, "environ", {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
     monkeypatch.setattr(pathlib.Path, "exists", lambda path: path == setting)
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: "always [madvise] never")
-    compilation.large_pages()  # this is pytest, no command
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", types.SimpleNamespace(name="mwjax.train"))
-    compilation.large_pages()  # nor is this, whatever __main__ says
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
+    pages.large_pages()  # this is pytest: Python has found its module
+    monkeypatch.setattr(sys, "argv", ["-m", "--config", "x"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mwjax.sample"])
+    pages.large_pages()
     assert not started
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mwjax.train", "--config", "x"])
-    compilation.large_pages()
-    assert started == [(sys.executable, [sys.executable, "-m", "mwjax.train", "--config", "x"])]
-    assert compilation.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
-    compilation.large_pages()
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
+    pages.large_pages()
+    assert started == [(sys.executable, [sys.executable, "-u", "-m", "mwjax.train", "--config", "x"])]
+    assert pages.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
+    pages.large_pages()
     assert len(started) == 1
 
 
 def test_the_vae_stage_trains():
     cfg = VAEConfig(4, (1, 1, 2, 2), 1)
-    params = jax.jit(VAE(cfg).init)(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    params = drawn(vae_shapes(cfg))
     trainable, frozen = partition({"params": params}, TRAINABLE["vae"])
-    state, step = new_state(trainable, OPTIMIZER), make_step(vae_objective(cfg, kl_weight=1e-4), OPTIMIZER, 0)
+    state, step = started(trainable), make_step(vae_objective(cfg, kl_weight=1e-4), OPTIMIZER, 0)
     video = {"video": np.random.default_rng(0).integers(0, 255, (1, 5, 16, 16, 3)).astype(np.uint8)}
     losses = []
     for _ in range(10):
@@ -135,7 +136,7 @@ def test_the_vae_stage_trains():
 def test_standardised_latents_are_the_same_autoencoder():
     cfg = VAEConfig(4, (1, 1, 2, 2), 1)
     model, rng = VAE(cfg), np.random.default_rng(0)
-    params = jax.jit(VAE(cfg).init)(jax.random.key(0), jnp.zeros((1, 5, 16, 16, 3)))["params"]
+    params = drawn(vae_shapes(cfg))
     video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
     run = jax.jit(lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=2)
     mean, logvar = run(params, video, "encode")
@@ -245,11 +246,6 @@ def test_a_stage_starts_from_another_run(tmp_path):
         train(dataclasses.replace(stage, start=str(tmp_path)), tree, objective, Nothing(), folder=tmp_path / "newest", seed=0)
 
 
-def one_device() -> dict[str, str]:
-    """The environment of a user with one device."""
-    return {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-
-
 def command(*arguments, **options) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "mwjax.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
@@ -301,45 +297,3 @@ def test_wrong_inputs_end_in_one_line_and_exit_code_2(arguments, says, tmp_path,
     monkeypatch.chdir(ROOT)
     refused(train_command.main, arguments, says, capsys)
     assert not (tmp_path / "run").exists()
-
-
-def run_until_done(out: pathlib.Path, *, kills: list[tuple[float, int]]) -> None:
-    """Run the small job; send it each of `kills` (seconds, signal) and start it again."""
-    environment = one_device() | {"MWJAX_TEST_OUT": str(out), "JAX_COMPILATION_CACHE_DIR": str(out.parent / "xla"), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    for delay, number in [*kills, (None, None)]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mwjax.train", "--config", "tests/small_config.py"], cwd=ROOT, env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        )  # fmt: skip
-        if delay is None:
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, output
-            return
-        time.sleep(delay)
-        os.killpg(process.pid, number)
-        output, _ = process.communicate(timeout=300)
-        if number == signal.SIGTERM:
-            assert process.returncode == 0, output
-            assert "carries on" in output or "done in" in output
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_a_run_ends_bit_identical(tmp_path):
-    """Hard, five times, and once told to stop, which it does of its own accord."""
-    began = time.time()
-    run_until_done(tmp_path / "whole", kills=[])
-    length = time.time() - began
-    rng = random.Random(0)
-    kills = [(rng.uniform(0.15, 0.9) * length, signal.SIGKILL) for _ in range(5)]
-    run_until_done(tmp_path / "killed", kills=[(0.35 * length, signal.SIGTERM), *kills])
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    files = sorted(p.relative_to(whole) for folder in ("model", "dataset", "latents") for p in (whole / folder).rglob("*") if p.is_file())
-    assert len(files) > 20
-    assert sorted(p.name for p in (whole / "samples").iterdir()) == sorted(p.name for p in (killed / "samples").iterdir())
-    for name in files:
-        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    assert not list(killed.rglob("*.part"))
-    for stage in ("lora", "action"):
-        rows = [(whole / stage / "metrics.csv").read_text(), (killed / stage / "metrics.csv").read_text()]
-        losses = [[line.split(",")[1] for line in text.splitlines()] for text in rows]
-        assert losses[0] == losses[1]

@@ -71,26 +71,16 @@ SIZE = (256, 256)
 
 def scenario_distances(frames: UInt8[np.ndarray, "f h w 3"], size: tuple[int, int] = SIZE) -> Float[np.ndarray, " n"]:
     """Of each pair of mirrored frames (first and last, second and last but one …): the least mean absolute difference over small shifts."""
-    small = np.concatenate([area(frame[None], *size) for frame in frames])
-    half = len(small) // 2
-    return np.asarray(_least_apart(small[:half], small[::-1][:half]), np.float64)
+    small = np.concatenate([area(frame[None], *size) for frame in frames]).astype(np.int16)
+    half, (height, width), shifts = len(small) // 2, size, range(-MAX_SHIFT, MAX_SHIFT + 1)
+    first, last = small[:half], small[::-1][:half]
 
+    def apart(dy: int, dx: int) -> Float[np.ndarray, " n"]:  # only where both are is compared
+        a = first[:, max(dy, 0) : height + min(dy, 0), max(dx, 0) : width + min(dx, 0)]
+        b = last[:, max(-dy, 0) : height + min(-dy, 0), max(-dx, 0) : width + min(-dx, 0)]
+        return np.abs(a - b).sum((1, 2, 3), dtype=np.int64) / a[0].size
 
-@jax.jit
-def _least_apart(a: UInt8[Array, "n h w 3"], b: UInt8[Array, "n h w 3"]) -> Float[Array, " n"]:
-    """Each shift moves a against b; only where both are is compared."""
-    height, width = a.shape[1:3]
-    rows, columns = jnp.arange(height).reshape(-1, 1), jnp.arange(width).reshape(1, -1)
-
-    def apart(shift):
-        dy, dx = shift
-        there = (rows + dy >= 0) & (rows + dy < height) & (columns + dx >= 0) & (columns + dx < width)
-        moved = jnp.roll(a, (-dy, -dx), (1, 2))  # its pixel y + dy, x + dx at y, x
-        sums = jnp.abs(moved.astype(jnp.int32) - b.astype(jnp.int32)) * there[None, :, :, None]
-        return sums.sum((1, 2, 3)) / (3 * there.sum())
-
-    shifts = jnp.stack(jnp.meshgrid(*[jnp.arange(-MAX_SHIFT, MAX_SHIFT + 1)] * 2, indexing="ij"), -1).reshape(-1, 2)
-    return jax.lax.map(apart, shifts).min(0)
+    return np.min([apart(dy, dx) for dy in shifts for dx in shifts], 0)
 
 
 def scenario_consistency(distances: Float[np.ndarray, " n"]) -> float:

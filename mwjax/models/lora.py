@@ -4,6 +4,7 @@ An adapter {down [.., in, r], up [.., r, out], alpha [..]} sits where its layer 
 given as the collection "lora", and `merge` folds it into the weights: W + scale · (alpha / r) · down up.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -40,12 +41,13 @@ def folded(frozen: dict[str, Any]) -> dict[str, Any]:
     names = [path.removeprefix("lora/").removesuffix("/down") for path in frozen if path.startswith("lora/") and path.endswith("/down")]
     if not names or any(frozen[f"params/{name}/kernel"].dtype != jnp.float32 for name in names):
         return frozen
-    out = {path: leaf for path, leaf in frozen.items() if not path.startswith("lora/")}
-    for name in names:
-        kernel = frozen[f"params/{name}/kernel"]
-        total = merged(kernel, *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)
-        out[f"params/{name}/kernel"] = jax.device_put(total, kernel.sharding)
-    return out
+
+    @functools.partial(jax.jit, out_shardings={f"params/{name}/kernel": frozen[f"params/{name}/kernel"].sharding for name in names})
+    def sums(frozen):
+        of = lambda name: merged(frozen[f"params/{name}/kernel"], *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)
+        return {f"params/{name}/kernel": of(name) for name in names}
+
+    return {path: leaf for path, leaf in frozen.items() if not path.startswith("lora/")} | sums(frozen)
 
 
 def merge(backbone: dict, adapters: dict, scale: float) -> dict:

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -22,14 +23,12 @@ class Metrics:
         self._silent = jax.process_index() > 0
         if self._silent:
             return
-        from tensorboardX import SummaryWriter
-
         self._run = _wandb_run(wandb, self.folder) if wandb else None
         self.folder.mkdir(parents=True, exist_ok=True)
         self.path = self.folder / "metrics.csv"
         self.rows = [row for row in _read(self.path) if row["step"] <= resume_step]
         self._write()
-        self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
+        self._board = _summary_writer()(str(self.folder / "tensorboard"), purge_step=resume_step + 1)
 
     def add(self, step: int, values: dict[str, float]) -> None:
         if self._silent:
@@ -83,6 +82,17 @@ def _wandb_run(project: str, folder: pathlib.Path):
 
     name = "-".join(folder.resolve().parts[-2:])
     return wandb.init(project=project, id=name, name=name, dir=str(folder), resume="allow")
+
+
+def _summary_writer() -> type:
+    """tensorboardX's writer. It imports torch where that is installed, for what is not used here: seconds, and 300 MB."""
+    there = "torch" in sys.modules
+    sys.modules.setdefault("torch", None)
+    from tensorboardX import SummaryWriter
+
+    if not there:
+        del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _read(path: pathlib.Path) -> list[dict[str, float]]:

@@ -32,11 +32,12 @@ class TrainState:
     skipped: Any
 
 
-def partition(variables: dict, rules: Rules) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones, which are copied, and must cover every path."""
+def partition(variables: dict, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones, which are copied, and must cover every path. Arrays stay where they are."""
     flat = flatten_dict(variables, sep="/")
     chosen, rest = split(rules, flat)
-    return {k: jnp.array(flat[k], jnp.float32) for k in chosen}, {k: jnp.asarray(flat[k]) for k in rest}
+    copied = jax.jit(lambda part: {path: jnp.array(leaf, jnp.float32) for path, leaf in part.items()})
+    return copied({path: flat[path] for path in chosen}), {path: flat[path] for path in rest}
 
 
 def combine(trainable: dict, frozen: dict) -> dict:

@@ -48,24 +48,27 @@ class Level:
             return "the " + self.biome.replace("_", " ") + " level"
         return f"level {self.map} of {self.kind}"
 
-    def wad(self, folder: pathlib.Path) -> tuple[str, str]:
-        """(game file, level file): procedural levels are written into `folder`."""
-        root = vizdoom_root()
-        parts = self.name.split(":")
-        iwad = root / ("freedoom1.wad" if self.kind == "freedoom1" else "freedoom2.wad")
+    def source(self) -> pathlib.Path | None:
+        """The game's file of this level; None for a procedural one. Raises InputError for an unknown level."""
+        root, parts = vizdoom_root(), self.name.split(":")
         if self.kind == "arena" and len(parts) == 3 and parts[1] in arena.THEMES and parts[2].isdigit():
-            path = folder / f"{parts[1]}_{parts[2]}.wad"
-            arena.write_wad(path, parts[1], int(parts[2]))
-        elif self.kind == "scenario" and len(parts) in (2, 3):
+            return None
+        if self.kind == "scenario" and len(parts) in (2, 3):
             path = root / "scenarios" / f"{parts[1]}.wad"
-        elif self.kind in ("freedoom1", "freedoom2") and len(parts) == 2:
-            path = iwad
         else:
-            path = None
-        if path is None or not path.exists():
+            path = root / (f"{self.kind}.wad" if self.kind in ("freedoom1", "freedoom2") and len(parts) == 2 else "no such level")
+        if not path.exists():
             themes = ", ".join(arena.THEMES)
             raise InputError(f"level {self.name!r} is unknown; use arena:THEME:SEED (themes: {themes}), scenario:NAME or freedoom2:MAP01")
-        return str(iwad), str(path)
+        return path
+
+    def wad(self, folder: pathlib.Path) -> tuple[str, str]:
+        """(game file, level file): procedural levels are written into `folder`."""
+        path = self.source()
+        if path is None:
+            path = folder / f"{self.biome}_{self.name.split(':')[2]}.wad"
+            arena.write_wad(path, self.biome, int(self.name.split(":")[2]))
+        return str(vizdoom_root() / ("freedoom1.wad" if self.kind == "freedoom1" else "freedoom2.wad")), str(path)
 
 
 def vizdoom_root() -> pathlib.Path:

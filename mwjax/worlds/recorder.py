@@ -139,12 +139,10 @@ def record(plan: Recording, folder: str | pathlib.Path, *, workers: int | None =
     needed = SPARE + plan.scenes * plan.clips * plan.frames * plan.size[0] * plan.size[1] // 4
     if shutil.disk_usage(folder).free < needed:
         raise InputError(f"{folder} has {shutil.disk_usage(folder).free >> 20} MiB free, the recording may need {needed >> 20} MiB; free some space")
-    from mwjax.worlds.doom import Level, vizdoom_root
+    from mwjax.worlds.doom import Level
 
-    vizdoom_root()
-    with tempfile.TemporaryDirectory() as scratch:
-        for level in set(plan.levels):
-            Level(level).wad(pathlib.Path(scratch))
+    for level in set(plan.levels):
+        Level(level).source()
     write_whole(stamp, json.dumps(identity, indent=1))
     todo = [i for i in range(plan.scenes) if not _is_whole(folder, i)]
     bar = tqdm(total=plan.scenes, initial=plan.scenes - len(todo), desc="recording", unit="scene", disable=not progress)

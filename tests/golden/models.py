@@ -1,5 +1,7 @@
 """Models of a golden case, filled from the released key names by the converters."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,10 +54,9 @@ def image_input(case: Case) -> tuple:
 
 def velocity(model, variables: dict, case: Case, x: np.ndarray, *, scale: float = 1.0):
     """(velocity, intermediates) at the case's timesteps."""
+    return _velocity(model, variables, x, jnp.asarray(case["in/t"], jnp.float32), (text_input(case), *actions(case), *image_input(case)), scale)
 
-    @jax.jit
-    def run(variables, x, t, text, keyboard, mouse):
-        condition = model.apply(variables, text, keyboard, mouse, *image_input(case), method="condition")
-        return model.apply(variables, x, t, condition, scale)
 
-    return run(variables, x, jnp.asarray(case["in/t"], jnp.float32), text_input(case), *actions(case))
+@functools.partial(jax.jit, static_argnums=0)
+def _velocity(model, variables, x, t, inputs, scale):
+    return model.apply(variables, x, t, model.apply(variables, *inputs, method="condition"), scale)

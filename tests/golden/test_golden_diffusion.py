@@ -88,9 +88,11 @@ def test_end_to_end(stem):
     text_cfg, text_params = text_encoder(golden, prefix="t5/", config=config["t5"])
     vae_cfg, vae_params = autoencoder(golden, prefix="vae/", config=config["vae"])
 
+    encode = jax.jit(TextEncoder(text_cfg).apply)
+
     def embed(name):
         ids = golden["in/" + name]
-        return TextEncoder(text_cfg).apply({"params": text_params}, ids, np.ones_like(ids))
+        return encode({"params": text_params}, ids, np.ones_like(ids))
 
     prompt, negative = embed("ids"), embed("negative_ids")
     assert relative_error(prompt, golden["out/prompt_embeds"]) < 1e-5
@@ -101,9 +103,11 @@ def test_end_to_end(stem):
     if "in/image" in golden:
         image_cfg, image_params = image_encoder(golden, prefix="clip/", config=config["clip"])
         picture = np.moveaxis(golden["in/image"], 0, -1)[None] * 2 - 1
-        tokens = ImageEncoder(image_cfg).apply({"params": image_params}, preprocess(picture, image_cfg.image_size))
+        look = jax.jit(lambda params, picture: ImageEncoder(image_cfg).apply({"params": params}, preprocess(picture, image_cfg.image_size)))
+        tokens = look(image_params, picture)
         assert relative_error(tokens, golden["out/clip_features"]) < 1e-5
-        channels = with_mask(image_condition(vae_cfg, vae_params, picture, frames=golden["in/keyboard_actions"].shape[1]))
+        condition = jax.jit(lambda params, picture, frames: with_mask(image_condition(vae_cfg, params, picture, frames=frames)), static_argnums=2)
+        channels = condition(vae_params, picture, golden["in/keyboard_actions"].shape[1])
         assert relative_error(channels, last(golden["out/image_condition_y"])) < 1e-5
         image = (tokens, channels)
     sampling = Sampling(sampler["steps"], sampler["shift"], sampler["guidance_scale"], sampler["solver"])

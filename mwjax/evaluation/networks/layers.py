@@ -41,4 +41,8 @@ def prelu(x: Float[Array, "*b c"], weights: Weights, name: str) -> Float[Array, 
 
 
 def pool_max(x: Float[Array, "b *n c"], size: tuple[int, ...], stride: tuple[int, ...], padding: str = "VALID") -> Float[Array, "b *m c"]:
-    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, *size, 1), (1, *stride, 1), padding)
+    """Largest of each window, found axis after axis."""
+    for axis, (length, step) in enumerate(zip(size, stride, strict=True), 1):
+        along = lambda n, axis=axis: tuple(n if i == axis else 1 for i in range(x.ndim))
+        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, along(length), along(step), padding) if (length, step) != (1, 1) else x
+    return x
