@@ -1,6 +1,7 @@
 """Memory in large pages; only the standard library is needed, since it comes before everything else."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import sys
@@ -12,7 +13,7 @@ def large_pages() -> None:
     """Start `python -m mwjax.train` anew with memory in large pages, on machines without accelerator where Linux gives them on request (glibc 2.35 or later
     asks, at the start of a process only): a CPU's training step takes fresh memory for its temporaries every time. Must be called while Python still looks
     for the module, before jax is imported. Nothing else, such as a notebook, is started anew. MWJAX_LARGE_PAGES=0 prevents it."""
-    if sys.argv[:1] != ["-m"] or sys.orig_argv[sys.orig_argv.index("-m") + 1] != "mwjax.train" or MARK in os.environ:
+    if sys.argv[:1] != ["-m"] or ("-m", "mwjax.train") not in itertools.pairwise(sys.orig_argv) or MARK in os.environ:
         return
     from mwjax.launch import find_platform
 

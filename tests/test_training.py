@@ -109,8 +109,9 @@ def test_a_command_is_started_anew_with_large_pages_once(monkeypatch):
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
     pages.large_pages()  # this is pytest: Python has found its module
     monkeypatch.setattr(sys, "argv", ["-m", "--config", "x"])
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "mwjax.sample"])
-    pages.large_pages()
+    for other in (["python", "-m", "mwjax.sample"], ["python", "-mmwjax.train"]):
+        monkeypatch.setattr(sys, "orig_argv", other)
+        pages.large_pages()
     assert not started
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
     pages.large_pages()

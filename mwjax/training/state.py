@@ -33,7 +33,7 @@ class TrainState:
 
 
 def partition(variables: dict, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones, which are copied, and must cover every path. Arrays stay where they are."""
+    """Flat (trainable, frozen) parameters; `rules` says True for the trainable ones, which are copied, and must cover every path. The rest stay where they are."""
     flat = flatten_dict(variables, sep="/")
     chosen, rest = split(rules, flat)
     copied = jax.jit(lambda part: {path: jnp.array(leaf, jnp.float32) for path, leaf in part.items()})
