@@ -88,10 +88,11 @@ def _summary_writer() -> type:
     """tensorboardX's writer. It imports torch where that is installed, for what is not used here: two seconds, and 180 MB."""
     there = "torch" in sys.modules
     sys.modules.setdefault("torch", None)
-    from tensorboardX import SummaryWriter
-
-    if not there:
-        del sys.modules["torch"]
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if not there:
+            del sys.modules["torch"]
     return SummaryWriter
 
 

@@ -53,11 +53,12 @@ class Level:
         root, parts = vizdoom_root(), self.name.split(":")
         if self.kind == "arena" and len(parts) == 3 and parts[1] in arena.THEMES and parts[2].isdigit():
             return None
+        path = None
         if self.kind == "scenario" and len(parts) in (2, 3):
             path = root / "scenarios" / f"{parts[1]}.wad"
-        else:
-            path = root / (f"{self.kind}.wad" if self.kind in ("freedoom1", "freedoom2") and len(parts) == 2 else "no such level")
-        if not path.exists():
+        elif self.kind in ("freedoom1", "freedoom2") and len(parts) == 2:
+            path = root / f"{self.kind}.wad"
+        if path is None or not path.exists():
             themes = ", ".join(arena.THEMES)
             raise InputError(f"level {self.name!r} is unknown; use arena:THEME:SEED (themes: {themes}), scenario:NAME or freedoom2:MAP01")
         return path
@@ -66,8 +67,9 @@ class Level:
         """(game file, level file): procedural levels are written into `folder`."""
         path = self.source()
         if path is None:
-            path = folder / f"{self.biome}_{self.name.split(':')[2]}.wad"
-            arena.write_wad(path, self.biome, int(self.name.split(":")[2]))
+            _, theme, seed = self.name.split(":")
+            path = folder / f"{theme}_{seed}.wad"
+            arena.write_wad(path, theme, int(seed))
         return str(vizdoom_root() / ("freedoom1.wad" if self.kind == "freedoom1" else "freedoom2.wad")), str(path)
 
 
