@@ -117,6 +117,15 @@ def test_videos_are_cut_exactly(tmp_path):
         read_video(tmp_path / "v.mp4", 40, 60)
 
 
+def test_a_clip_written_ten_times_is_the_same_file(tmp_path):
+    rng = np.random.default_rng(0)
+    walls = rng.integers(0, 255, (12, 20, 3)).repeat(8, 0).repeat(8, 1)  # something with edges that moves, as a game does
+    frames = np.stack([np.roll(walls, (i, 3 * i), (0, 1)) for i in range(40)]).astype(np.uint8)
+    for i in range(10):
+        write_video(tmp_path / f"{i}.mp4", frames, fps=35 / 3)
+    assert len({(tmp_path / f"{i}.mp4").read_bytes() for i in range(10)}) == 1
+
+
 @pytest.mark.parametrize("directory", [".", "", "dataset", "elsewhere"])
 def test_tables_tolerate_any_dir(tmp_path, directory):
     clips = read_table(make_dataset(tmp_path, scenes=1, directory=directory))

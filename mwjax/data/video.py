@@ -16,7 +16,7 @@ from mwjax.errors import InputError
 
 
 @contextlib.contextmanager
-def mp4_file(path: pathlib.Path, *, fps: float, crf: int = 16) -> Iterator[Callable[[np.ndarray], None]]:
+def mp4_file(path: pathlib.Path, *, fps: float, crf: int = 18) -> Iterator[Callable[[np.ndarray], None]]:
     """H.264 that browsers play. Gives add(uint8 frames [f, h, w, 3], even sizes); the file appears whole at the end or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -24,7 +24,8 @@ def mp4_file(path: pathlib.Path, *, fps: float, crf: int = 16) -> Iterator[Calla
         with av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "16"}  # one thread: the same bytes every time
+            # The same bytes every time: one thread, and without x264's macroblock tree, whose results vary from run to run.
+            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "16", "x264-params": "mbtree=0"}
 
             def add(frames: np.ndarray) -> None:
                 if not stream.codec_context.is_open:
@@ -78,7 +79,7 @@ def png_folder(path: pathlib.Path, *, fps: float) -> Iterator[Callable[[np.ndarr
 WRITERS = {".mp4": mp4_file, ".gif": gif_file, "": png_folder}  # by suffix
 
 
-def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf: int = 16) -> None:
+def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf: int = 18) -> None:
     """Write uint8 frames [f, h, w, 3] as mp4; see mp4_file."""
     with mp4_file(pathlib.Path(path), fps=fps, crf=crf) as add:
         add(frames)
