@@ -74,8 +74,9 @@ def run(out: pathlib.Path) -> None:
         for kind in ("controlnet", "adaln"):
             files = [out / "sampled" / f"{kind}_{name}{suffix}" for suffix in (".mp4", ".safetensors")]
             command("sample", "--model", out / kind / "model", *guided, *options, "--out", *files)
-    videos = ["--videos", out / "controlnet/samples", out / "adaln/samples", "--reference", out / "controlnet/samples"]
-    command("evaluate", *videos, "--idm", "vizdoom", "--out", out / "report")
+    idm = ["--idm", "vizdoom"]
+    command("evaluate", "--videos", out / "adaln/samples", "--reference", out / "controlnet/samples", *idm, "--out", out / "beside")
+    command("evaluate", "--videos", out / "sampled", "--actions", out / "sampled", *idm, "--out", out / "report")
 
 
 def command(module: str | tuple[str, ...], *arguments) -> None:
@@ -143,7 +144,7 @@ def contents(folder: pathlib.Path) -> dict:
             out[name] = lambda path=path: tensors(path)
         elif name.endswith("metrics.csv"):
             out[name] = lambda path=path: losses(path)
-        elif name == "report/report.json":
+        elif path.name == "report.json":
             out[name] = lambda path=path: json.dumps(json.loads(path.read_text())["rows"], sort_keys=True).encode()
         elif path.suffix in (".mp4", ".csv") or "metadata-detection" in name:
             out[name] = path.read_bytes
