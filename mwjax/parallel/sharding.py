@@ -1,7 +1,8 @@
-"""Where arrays lie on the mesh: one table for parameters, one for activations. Nothing here does anything without a mesh.
+"""Where arrays lie on the mesh: one table for parameters, one for activations. Nothing here does anything without a
+mesh.
 
-Axes: `data` copies the weights, `fsdp` cuts them (both split the batch), `sequence` splits the tokens of every latent frame,
-`tensor` splits heads and hidden features. The compiler (GSPMD) inserts the communication.
+Axes: `data` copies the weights, `fsdp` cuts them (both split the batch), `sequence` splits the tokens of every latent
+frame, `tensor` splits heads and hidden features. The compiler (GSPMD) inserts the communication.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -58,11 +59,16 @@ def current_mesh():
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Lay an activation out by the names of its axes."""
     mesh = current_mesh()
-    return x if mesh is None else jax.lax.with_sharding_constraint(x, fitted([ACTIVATIONS[n] for n in names], x.shape, mesh))
+    return (
+        x
+        if mesh is None
+        else jax.lax.with_sharding_constraint(x, fitted([ACTIVATIONS[n] for n in names], x.shape, mesh))
+    )
 
 
 def locally(function: Callable, names: Sequence[Sequence[str | None]], *arrays: jax.Array) -> jax.Array:
-    """function(*arrays) on every device's own part, cut along the named axes of each array. The result is cut as the first array is."""
+    """function(*arrays) on every device's own part, cut along the named axes of each array. The result is cut as the
+    first array is."""
     mesh = current_mesh()
     if mesh is None:
         return function(*arrays)
@@ -92,13 +98,17 @@ def shardings(tree: Any, mesh) -> Any:
 
 
 def like_parameters(tree: Any, parameters: Mapping[str, NamedSharding], mesh) -> Any:
-    """Shardings of an optimizer's state: of a parameter where a leaf lies under its path with its rank, else on every device."""
+    """Shardings of an optimizer's state: of a parameter where a leaf lies under its path with its rank, else on every
+    device."""
 
     def one(path, leaf):
         for key in reversed(path):
             name = getattr(key, "key", None)
             if isinstance(name, str) and name in parameters and len(parameters[name].spec) == len(leaf.shape):
-                return NamedSharding(mesh, fitted([(e,) if isinstance(e, str) else e or () for e in parameters[name].spec], leaf.shape, mesh))
+                return NamedSharding(
+                    mesh,
+                    fitted([(e,) if isinstance(e, str) else e or () for e in parameters[name].spec], leaf.shape, mesh),
+                )
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(one, tree)

@@ -1,0 +1,13 @@
+"""Compiled programs are kept on disk between processes."""
+
+import os
+import pathlib
+
+import jax
+
+
+def keep_compiled() -> None:
+    """Keep programs in $JAX_COMPILATION_CACHE_DIR (default: ~/.cache/mwjax): a second process starts in seconds."""
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache/mwjax")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
