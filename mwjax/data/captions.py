@@ -1,17 +1,16 @@
 """Captions of recorded clips: from what the game knows, or from a vision-language model (extra `caption`)."""
 
-import csv
-import os
 import pathlib
 from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
 
-from mwjax.data.clips import TABLES, read_table
+from mwjax.data import layout
+from mwjax.data.actions import Action
+from mwjax.data.clips import read_table
 from mwjax.data.video import read_video
 from mwjax.errors import InputError
-from mwjax.worlds.world import Action
 
 PROMPT = "Describe the scenery and objects in the game video."
 
@@ -30,11 +29,13 @@ def caption(words: str, actions: list[Action]) -> str:
 
 
 def describe(frames: np.ndarray, model: Callable, *, count: int = 8) -> str:
-    """Describe uint8 frames [f, h, w, 3] with an "image-text-to-text" pipeline of transformers, shown `count` of them."""
+    """Describe uint8 frames [f, h, w, 3] with an "image-text-to-text" pipeline of transformers, shown `count` of
+    them."""
     from PIL import Image
 
     picks = np.linspace(0, len(frames) - 1, count).astype(int)
-    content = [{"type": "image", "image": Image.fromarray(frames[i])} for i in picks] + [{"type": "text", "text": PROMPT}]
+    content = [{"type": "image", "image": Image.fromarray(frames[i])} for i in picks]
+    content.append({"type": "text", "text": PROMPT})
     reply = model(text=[{"role": "user", "content": content}], max_new_tokens=160, return_full_text=False)
     return " ".join(reply[0]["generated_text"].split())
 
@@ -52,14 +53,10 @@ def caption_model(name: str) -> Callable:
 
 def recaption(folder: pathlib.Path, model: Callable) -> None:
     """Replace the captions of a recorded dataset by a model's; the table changes as a whole at the end."""
-    table = folder / TABLES[0]
-    with table.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row, clip in zip(tqdm(rows, desc="captioning", unit="clip"), read_table(folder), strict=True):
-        row["prompt"] = describe(read_video(clip.video, clip.start, clip.end + 1), model)
-    part = table.with_name(table.name + ".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, table)
+    clips = read_table(folder)
+    table = layout.find_table(folder)
+    rows = layout.read_rows(table)
+    column = next(name for name in rows[0] if name.strip().lower() == "prompt")
+    for row, clip in zip(tqdm(rows, desc="captioning", unit="clip"), clips, strict=True):
+        row[column] = describe(read_video(clip.video, clip.start, clip.end + 1), model)
+    layout.write_rows(table, rows[0], rows)

@@ -1,6 +1,5 @@
 """Clips of a gameplay dataset in the released layout (Micro-World, GF-Minecraft, or recorded here)."""
 
-import csv
 import dataclasses
 import functools
 import json
@@ -8,18 +7,42 @@ import pathlib
 
 import numpy as np
 
+from mwjax.data import layout
 from mwjax.data.actions import from_scene, mirror
+from mwjax.data.detection import detect
 from mwjax.data.video import read_video
 from mwjax.errors import InputError
 
-TABLES = ("dataset/video_captions_v0.csv", "video_captions_v0.csv", "annotation.csv")
-COLUMNS = ("original video name", "start frame index", "end frame index", "prompt")
-METADATA_FOLDERS = ("metadata-detection", "metadata")
+FRAMES_PER_LATENT = 4  # a clip is one frame and then this many for each further latent: f = 4t − 3
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipConfig:
+    """How clips are cut: the first `frames` frames of each clip, shrunk and centre-cropped to height × width.
+
+    mirror: learn from every clip's mirror image as well (not for captions that tell left from right).
+    """
+
+    frames: int
+    height: int
+    width: int
+    shrink: int = 1
+    mirror: bool = False
+
+    def __post_init__(self):
+        for name in ("frames", "height", "width", "shrink"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} {getattr(self, name)} of clips must be at least 1")
+        if self.frames % FRAMES_PER_LATENT != 1:
+            raise InputError(f"clips of {self.frames} frames are not of the form 4n + 1 (17, 65, 81 …)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Clip:
-    """Frames start … end (inclusive) of a video, its scene's JSON and the caption. mirrored: left and right exchanged, in picture, keys and yaw."""
+    """Frames start … end (inclusive) of a video, its scene's JSON and the caption.
+
+    mirrored: left and right exchanged, in picture, keys and yaw.
+    """
 
     video: pathlib.Path
     metadata: pathlib.Path
@@ -40,28 +63,23 @@ class Clip:
 def read_table(root: str | pathlib.Path) -> list[Clip]:
     """All clips of the captions table below `root`. Raises InputError if there is no table or it lacks columns."""
     root = pathlib.Path(root)
-    table = next((root / name for name in TABLES if (root / name).exists()), None)
-    if table is None:
-        raise InputError(f"{root} holds no dataset: none of {', '.join(TABLES)} is there")
-    with table.open(newline="") as file:
-        rows = [{k.strip().lower(): v for k, v in row.items() if k} for row in csv.DictReader(file)]
+    table = layout.find_table(root)
+    rows = [{name.strip().lower(): value for name, value in row.items() if name} for row in layout.read_rows(table)]
     if not rows:
         raise InputError(f"{table} lists no clips")
-    lost = [name for name in COLUMNS if name not in rows[0]]
+    lost = [name for name in layout.REQUIRED_COLUMNS if name not in rows[0]]
     if lost:
-        raise InputError(f"{table} has no column {lost[0]!r}; it needs {', '.join(COLUMNS)}")
+        raise InputError(f"{table} has no column {lost[0]!r}; it needs {', '.join(layout.REQUIRED_COLUMNS)}")
     clips = []
     for number, row in enumerate(rows, 2):
-        # `dir` is relative to the data set; tables kept elsewhere name folders that may not exist here.
-        folder = next((f for f in (root / (row.get("dir") or "."), root) if (f / "video").is_dir()), root)
-        name = row[COLUMNS[0]]
-        name = name if name.endswith(".mp4") else name + ".mp4"
-        labels = next((folder / m for m in METADATA_FOLDERS if (folder / m).is_dir()), folder / METADATA_FOLDERS[0])
+        name, start, end, prompt = (row[column] for column in layout.REQUIRED_COLUMNS)
+        video, metadata = layout.find_scene(root, name, row.get("dir") or "")
         try:
-            start, end = int(row[COLUMNS[1]]), int(row[COLUMNS[2]])
+            first = int(start)
+            last = int(end)
         except ValueError:
-            raise InputError(f"{table} line {number}: frame indices {row[COLUMNS[1]]!r} and {row[COLUMNS[2]]!r} are not numbers") from None
-        clips.append(Clip(folder / "video" / name, (labels / name).with_suffix(".json"), start, end, row[COLUMNS[3]]))
+            raise InputError(f"{table} line {number}: frame indices {start!r} and {end!r} are not numbers") from None
+        clips.append(Clip(video, metadata, first, last, prompt))
     return clips
 
 
@@ -83,38 +101,52 @@ def read_scene(path: pathlib.Path) -> dict:
 
 def _add_detection(actions: dict) -> None:
     """Label collisions and invalid jumps from positions, where the data set does not."""
-    from mwjax.worlds.detection import detect
-
     frames = sorted((f for f in actions if "pos" in actions[f]), key=int)
-    _, collision, invalid = detect(np.array([actions[f]["pos"] for f in frames], float), np.array([actions[f]["scs"] for f in frames]))
+    positions = np.array([actions[f]["pos"] for f in frames], float)
+    _, collision, invalid = detect(positions, np.array([actions[f]["scs"] for f in frames]))
     for i, frame in enumerate(frames):
         actions[frame] |= {"collision": int(collision[i]), "jump_invalid": int(invalid[i])}
 
 
 def fit(frames: np.ndarray, height: int, width: int, shrink: int) -> np.ndarray:
-    """Average `shrink`×`shrink` pixels into one, then cut out the centre. Raises InputError if the frames are too small."""
+    """Average `shrink` × `shrink` pixels into one, then cut out the centre; uint8 [f, h, w, 3].
+
+    Raises InputError if the frames are too small.
+    """
     f, h, w, _ = frames.shape
     if h // shrink < height or w // shrink < width:
         raise InputError(f"frames of {h}x{w} shrunk by {shrink} are smaller than {height}x{width}")
     if shrink > 1:
-        frames = frames[:, : h // shrink * shrink, : w // shrink * shrink]
-        frames = np.round(frames.reshape(f, h // shrink, shrink, w // shrink, shrink, 3).mean((2, 4))).astype(np.uint8)
-        h, w = frames.shape[1:3]
-    top, left = (h - height) // 2, (w - width) // 2
+        h //= shrink
+        w //= shrink
+        squares = frames[:, : h * shrink, : w * shrink].reshape(f, h, shrink, w, shrink, 3)
+        frames = np.round(squares.mean((2, 4))).astype(np.uint8)
+    top = (h - height) // 2
+    left = (w - width) // 2
     return frames[:, top : top + height, left : left + width]
 
 
 def load_clip(clip: Clip, *, height: int, width: int, shrink: int = 1) -> dict[str, np.ndarray]:
-    """video uint8 [f, h, w, 3], keyboard [f, 7] and mouse [f, 2]. Raises InputError if anything is missing or damaged."""
+    """video uint8 [f, h, w, 3], keyboard [f, 7] and mouse [f, 2]. Raises InputError if anything is missing or
+    damaged."""
     actions = read_scene(clip.metadata)["actions"]
     last = max((int(k) for k in actions), default=-1)
     if last < clip.end:
-        raise InputError(f"{clip.metadata} describes frames up to {last}, the clip ends at {clip.end}: it does not match its video")
+        raise InputError(
+            f"{clip.metadata} describes frames up to {last}, the clip ends at {clip.end}: it does not match its video"
+        )
     video = fit(read_video(clip.video, clip.start, clip.end + 1), height, width, shrink)
     keyboard, mouse = from_scene(actions, clip.start, clip.end + 1)
     if clip.mirrored:
-        video, keyboard, mouse = video[:, :, ::-1], *mirror(keyboard, mouse)
+        video = video[:, :, ::-1]
+        keyboard, mouse = mirror(keyboard, mouse)
     return {"video": video, "keyboard": keyboard, "mouse": mouse}
+
+
+def cut_clip(clip: Clip, config: ClipConfig) -> dict[str, np.ndarray]:
+    """As load_clip, of as many frames and of the size that `config` says."""
+    cut = dataclasses.replace(clip, end=clip.start + config.frames - 1)
+    return load_clip(cut, height=config.height, width=config.width, shrink=config.shrink)
 
 
 def to_pixels(video: np.ndarray) -> np.ndarray:

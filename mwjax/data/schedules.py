@@ -1,15 +1,23 @@
 """Action sequences for showing and measuring control: one thing held for a whole clip."""
 
-import numpy as np
+from mwjax.data.actions import KEYS, Actions, no_actions
 
-from mwjax.data.actions import KEYS, Actions
-
-SHOWCASE = ("turn_right", "turn_left", "look_down", "look_up", "forward", "backward", "left", "right")
+# name: what is held, as `hold` takes it
+SHOWCASE = {
+    "turn_right": {"yaw": 4.0},
+    "turn_left": {"yaw": -4.0},
+    "look_down": {"pitch": 1.5},
+    "look_up": {"pitch": -1.5},
+    "forward": {"keys": "w"},
+    "backward": {"keys": "s"},
+    "left": {"keys": "a"},
+    "right": {"keys": "d"},
+}
 
 
 def hold(frames: int, *, keys: str = "", pitch: float = 0.0, yaw: float = 0.0) -> Actions:
-    """`keys` (space-separated names) and a rotation in degrees per frame, held from frame 1 on."""
-    keyboard, mouse = np.zeros((frames, 7), np.float32), np.zeros((frames, 2), np.float32)
+    """`keys` (names, separated by spaces) and a rotation in degrees per frame, held from frame 1 on."""
+    keyboard, mouse = no_actions(frames)
     for key in keys.split():
         keyboard[1:, KEYS.index(key)] = 1
     mouse[1:] = pitch, yaw
@@ -18,7 +26,4 @@ def hold(frames: int, *, keys: str = "", pitch: float = 0.0, yaw: float = 0.0) -
 
 def showcase(frames: int) -> list[Actions]:
     """One sequence for each name in SHOWCASE."""
-    return [
-        hold(frames, yaw=4), hold(frames, yaw=-4), hold(frames, pitch=1.5), hold(frames, pitch=-1.5),
-        hold(frames, keys="w"), hold(frames, keys="s"), hold(frames, keys="a"), hold(frames, keys="d"),
-    ]  # fmt: skip
+    return [hold(frames, **held) for held in SHOWCASE.values()]

@@ -2,9 +2,7 @@
 
 import contextlib
 import fractions
-import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -12,68 +10,62 @@ import av
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from mwjax.data.files import whole
 from mwjax.errors import InputError
 
 
 @contextlib.contextmanager
 def mp4_file(path: pathlib.Path, *, fps: float, crf: int = 18) -> Iterator[Callable[[np.ndarray], None]]:
-    """H.264 that browsers play. Gives add(uint8 frames [f, h, w, 3], even sizes); the file appears whole at the end or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
-        with av.open(str(part), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
-            stream.pix_fmt = "yuv420p"
-            # The same bytes every time: one thread, and without x264's macroblock tree, whose results vary from run to run.
-            stream.options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "g": "16", "x264-params": "mbtree=0"}
+    """H.264 that browsers play; the file appears whole at the end or not at all.
 
-            def add(frames: np.ndarray) -> None:
-                if not stream.codec_context.is_open:
-                    stream.height, stream.width = frames.shape[1:3]
-                for frame in frames:
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+    Gives add(uint8 frames [f, h, w, 3]) of even sizes.
+    """
+    with whole(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fractions.Fraction(fps).limit_denominator(1000))
+        stream.pix_fmt = "yuv420p"
+        # The same bytes every time: one thread, and without x264's macroblock tree, whose results vary from run to run.
+        repeatable = {"threads": "1", "x264-params": "mbtree=0"}
+        stream.options = {"crf": str(crf), "preset": "veryfast", "g": "16", **repeatable}
 
-            yield add
-            container.mux(stream.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        def add(frames: np.ndarray) -> None:
+            if not stream.codec_context.is_open:
+                stream.height, stream.width = frames.shape[1:3]
+            for frame in frames:
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture))
+
+        yield add
+        container.mux(stream.encode())
 
 
 @contextlib.contextmanager
 def gif_file(path: pathlib.Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """As mp4_file, an endless gif (its frames last whole hundredths of a second)."""
     pictures: list[Image.Image] = []
-    yield lambda frames: pictures.extend(Image.fromarray(frame) for frame in frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    try:
+
+    def add(frames: np.ndarray) -> None:
+        pictures.extend(Image.fromarray(frame) for frame in frames)
+
+    yield add
+    with whole(path) as part:
         pictures[0].save(part, "GIF", save_all=True, append_images=pictures[1:], duration=1000 / fps, loop=0)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def png_folder(path: pathlib.Path, *, fps: float) -> Iterator[Callable[[np.ndarray], None]]:
     """As mp4_file, a folder of frame_0000.png, frame_0001.png …"""
     del fps
-    part, count = path.with_name(path.name + ".part"), 0
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    count = 0
+    with whole(path) as part:
+        part.mkdir()
 
-    def add(frames: np.ndarray) -> None:
-        nonlocal count
-        for frame in frames:
-            Image.fromarray(frame).save(part / f"frame_{count:04d}.png")
-            count += 1
+        def add(frames: np.ndarray) -> None:
+            nonlocal count
+            for frame in frames:
+                Image.fromarray(frame).save(part / f"frame_{count:04d}.png")
+                count += 1
 
-    try:
         yield add
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(part, path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 WRITERS = {".mp4": mp4_file, ".gif": gif_file, "": png_folder}  # by suffix
@@ -86,7 +78,10 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf
 
 
 def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Frames start … stop − 1 as uint8 [f, h, w, 3]. Raises InputError if the file is damaged or shorter than asked for."""
+    """Frames start … stop − 1 as uint8 [f, h, w, 3].
+
+    Raises InputError if the file is damaged or shorter than asked for.
+    """
     frames = []
     try:
         with av.open(str(path)) as container:
@@ -104,9 +99,11 @@ def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (av.FFmpegError, IndexError, ZeroDivisionError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({getattr(error, 'strerror', error)}); delete it and record or download it again") from None
+        reason = getattr(error, "strerror", error)
+        raise InputError(f"{path} is damaged ({reason}); delete it and record or download it again") from None
     if not frames or (stop is not None and len(frames) < stop - start):
-        raise InputError(f"{path} ends after {start + len(frames)} frames; frames {start} to {'the end' if stop is None else stop - 1} were asked for")
+        last = "the end" if stop is None else stop - 1
+        raise InputError(f"{path} ends after {start + len(frames)} frames; frames {start} to {last} were asked for")
     return np.stack(frames)
 
 
@@ -136,7 +133,10 @@ def frame_count(path: str | pathlib.Path) -> int:
 
 
 def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:
-    """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre. Raises InputError if unreadable."""
+    """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre.
+
+    Raises InputError if it cannot be read.
+    """
     try:
         with Image.open(path) as picture:
             return np.asarray(ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS))

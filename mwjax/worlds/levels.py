@@ -14,4 +14,6 @@ def arenas(count: int, first_seed: int, themes: tuple[str, ...] = PAINTED) -> tu
 
 def freedoom() -> tuple[str, ...]:
     """All 68 Freedoom maps."""
-    return tuple(f"freedoom1:E{e}M{m}" for e in range(1, 5) for m in range(1, 10)) + tuple(f"freedoom2:MAP{m:02d}" for m in range(1, 33))
+    first = [f"freedoom1:E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)]
+    second = [f"freedoom2:MAP{number:02d}" for number in range(1, 33)]
+    return (*first, *second)

@@ -3,7 +3,9 @@
 import numpy as np
 
 
-def detect(positions: np.ndarray, scs: np.ndarray, *, threshold: float = 0.01, height_threshold: float = 0.01) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def detect(
+    positions: np.ndarray, scs: np.ndarray, *, threshold: float = 0.01, height_threshold: float = 0.01
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Find collisions and invalid jumps, as the dataset's `detection.py` does.
 
     positions: float [f, 3], metres, height second. scs: int [f], 1 is jump.
@@ -17,5 +19,6 @@ def detect(positions: np.ndarray, scs: np.ndarray, *, threshold: float = 0.01, h
     rises = (scs == 1) & (delta[:, 1] > height_threshold)
     first = rises & ~np.concatenate([[False], rises[:-1]])
     invalid = (scs == 1) & ~first
-    still[0] = invalid[0] = False
+    still[0] = False
+    invalid[0] = False
     return delta, still.astype(int), invalid.astype(int)
