@@ -1,4 +1,5 @@
-"""CLIP ViT-H/14 image encoder, as Wan2.1 uses it: the tokens after all blocks but the last. Source: Wan2.1 `wan/modules/clip.py`."""
+"""CLIP ViT-H/14 image encoder, as Wan2.1 uses it: the tokens after all blocks but the last. Source: Wan2.1
+`wan/modules/clip.py`."""
 
 import dataclasses
 
@@ -68,7 +69,8 @@ class ImageBlock(Module):
 
 
 class ImageEncoder(Module):
-    """Preprocessed images to tokens. The last block, the last norm and the head are part of the weights but never used."""
+    """Preprocessed images to tokens. The last block, the last norm and the head are part of the weights but never
+    used."""
 
     config: ImageConfig
 

@@ -1,4 +1,5 @@
-"""Small layers shared by all networks. Computation follows the dtype of the input; norms and sinusoids are in float32."""
+"""Small layers shared by all networks. Computation follows the dtype of the input; norms and sinusoids are in
+float32."""
 
 import flax.linen as nn
 import jax
@@ -14,8 +15,9 @@ def along(vector: Float[Array, " c"], x: Array) -> Array:
 
 
 class Module(nn.Module):
-    """A Flax module that takes a parameter that is there as it is. Flax's own compares its shape with the initialiser's, which it traces for that at every
-    call: nearly a third of tracing the backbone. Shapes of weights are checked where they are loaded."""
+    """A Flax module that takes a parameter that is there as it is. Flax's own compares its shape with the
+    initialiser's, which it traces for that at every call: nearly a third of tracing the backbone. Shapes of weights
+    are checked where they are loaded."""
 
     @nn.nowrap
     def param(self, name: str, init, *args):
@@ -112,11 +114,10 @@ def sinusoid(positions: Real[Array, "*b"], width: int) -> Float[Array, "*b w"]:
 
 
 def stacked_init(block: nn.Module, length: int, *args, method: str | None = None):
-    """An initialiser of `length` independent copies of an unbound module's parameters, stacked on a new leading axis."""
+    """An initialiser of `length` independent copies of an unbound module's parameters, stacked on a new leading
+    axis."""
 
     def init(rng: jax.Array):
         return jax.vmap(lambda key: block.init(key, *args, method=method)["params"])(jax.random.split(rng, length))
 
     return init
-
-

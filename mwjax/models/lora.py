@@ -24,28 +24,35 @@ def init(backbone: dict, rank: int, alpha: float, rng: jax.Array) -> dict:
     for index, (path, kernel) in enumerate(sorted(layers(backbone).items())):
         *stack, fan_in, fan_out = kernel.shape
         bound = fan_in**-0.5
-        out[*path, "down"] = jax.random.uniform(jax.random.fold_in(rng, index), (*stack, fan_in, rank), jnp.float32, -bound, bound)
+        out[*path, "down"] = jax.random.uniform(
+            jax.random.fold_in(rng, index), (*stack, fan_in, rank), jnp.float32, -bound, bound
+        )
         out[*path, "up"] = jnp.zeros((*stack, rank, fan_out), jnp.float32)
         out[*path, "alpha"] = jnp.full(stack, alpha, jnp.float32)
     return unflatten_dict(out)
 
 
-def merged(kernel, down, up, alpha, scale: float):
+def fold(kernel, down, up, alpha, scale: float):
     """One (stack of) kernel with `scale` times its adapter folded in."""
     return kernel + (scale * jnp.asarray(alpha, jnp.float32) / down.shape[-1])[..., None, None] * (down @ up)
 
 
-def folded(frozen: dict[str, Any]) -> dict[str, Any]:
-    """Frozen variables {path: array} with the adapters among them summed into their kernels, once for all steps, where they lie. Kernels in half
-    precision keep their adapters beside them: the sum would be rounded."""
-    names = [path.removeprefix("lora/").removesuffix("/down") for path in frozen if path.startswith("lora/") and path.endswith("/down")]
-    if not names or any(frozen[f"params/{name}/kernel"].dtype != jnp.float32 for name in names):
+def fold_frozen(frozen: dict[str, Any]) -> dict[str, Any]:
+    """Frozen variables {path: array} with the adapters among them summed into their kernels, once for all steps,
+    where they lie. Kernels in half precision keep their adapters beside them: the sum would be rounded."""
+    adapters = [path for path in frozen if path.startswith("lora/") and path.endswith("/down")]
+    names = [path.removeprefix("lora/").removesuffix("/down") for path in adapters]
+    kernels = {name: f"params/{name}/kernel" for name in names}
+    if not names or any(frozen[kernel].dtype != jnp.float32 for kernel in kernels.values()):
         return frozen
 
-    @functools.partial(jax.jit, out_shardings={f"params/{name}/kernel": frozen[f"params/{name}/kernel"].sharding for name in names})
+    @functools.partial(jax.jit, out_shardings={kernel: frozen[kernel].sharding for kernel in kernels.values()})
     def sums(frozen):
-        of = lambda name: merged(frozen[f"params/{name}/kernel"], *(frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha")), 1.0)
-        return {f"params/{name}/kernel": of(name) for name in names}
+        def folded(name):
+            down, up, alpha = (frozen[f"lora/{name}/{part}"] for part in ("down", "up", "alpha"))
+            return fold(frozen[kernels[name]], down, up, alpha, 1.0)
+
+        return {kernel: folded(name) for name, kernel in kernels.items()}
 
     return {path: leaf for path, leaf in frozen.items() if not path.startswith("lora/")} | sums(frozen)
 
@@ -54,11 +61,13 @@ def merge(backbone: dict, adapters: dict, scale: float) -> dict:
     """The backbone with `scale` times the adapters folded into its kernels (scale 0 leaves it as it is)."""
     flat, low = flatten_dict(backbone), flatten_dict(adapters)
     for path in {p[:-1] for p in low}:
-        kernel = flat[*path, "kernel"]
-        flat[*path, "kernel"] = merged(kernel, *(low[*path, name] for name in ("down", "up", "alpha")), scale).astype(kernel.dtype)
+        kernel, adapter = flat[*path, "kernel"], (low[*path, name] for name in ("down", "up", "alpha"))
+        flat[*path, "kernel"] = fold(kernel, *adapter, scale).astype(kernel.dtype)
     return unflatten_dict(flat)
 
 
 def scaled(adapters: dict, scale: float) -> dict:
     """The adapters with their strength multiplied by `scale`."""
-    return unflatten_dict({path: leaf * scale if path[-1] == "alpha" else leaf for path, leaf in flatten_dict(adapters).items()})
+    return unflatten_dict(
+        {path: leaf * scale if path[-1] == "alpha" else leaf for path, leaf in flatten_dict(adapters).items()}
+    )

@@ -28,7 +28,8 @@ class TextConfig:
 
 
 def relative_buckets(length: int, buckets: int, max_distance: int) -> np.ndarray:
-    """Bucket of key − query position, int [l, l]: exact when near, logarithmic when far, half the buckets for each side."""
+    """Bucket of key − query position, int [l, l]: exact when near, logarithmic when far, half the buckets for each
+    side."""
     offset = np.arange(length)[None] - np.arange(length)[:, None]
     half = buckets // 2
     distance, exact = np.abs(offset), half // 2
@@ -45,7 +46,8 @@ class TextBlock(Module):
         table = self.param("relative_bias", nn.initializers.normal(0.1), (cfg.num_buckets, cfg.num_heads))
         y = RMSNorm(name="norm1")(x)
         q, k, v = (
-            rearrange(Dense(cfg.dim_attn, use_bias=False, name=name)(y), "b l (n k) -> b l n k", n=cfg.num_heads) for name in ("q", "k", "v")
+            rearrange(Dense(cfg.dim_attn, use_bias=False, name=name)(y), "b l (n k) -> b l n k", n=cfg.num_heads)
+            for name in ("q", "k", "v")
         )
         bias = table[buckets].transpose(2, 0, 1)[None].astype(jnp.float32)
         y = attention(q, k, v, bias=bias, mask=mask > 0, scale=1.0)

@@ -34,6 +34,16 @@ class VAEConfig:
     temporal_down: tuple[bool, ...] = (False, True, True)
     z_dim: int = 16
 
+    @property
+    def spatial_stride(self) -> int:
+        """Pixels along a side of a latent pixel."""
+        return 2 ** (len(self.dim_mult) - 1)
+
+    @property
+    def temporal_stride(self) -> int:
+        """Frames of a latent frame, but the first, which is one."""
+        return 2 ** sum(self.temporal_down)
+
 
 class RMSNorm(Module):
     """Channels divided by their root mean square, times gamma."""
@@ -46,7 +56,8 @@ class RMSNorm(Module):
 
 
 class Conv(Module):
-    """A 2-D convolution on every frame. padding: ((top, bottom), (left, right)). doubled: of the frames at twice their height and width."""
+    """A 2-D convolution on every frame. padding: ((top, bottom), (left, right)). doubled: of the frames at twice
+    their height and width."""
 
     features: int
     kernel: tuple[int, int] = (3, 3)
@@ -63,7 +74,8 @@ class Conv(Module):
 
 
 def present_only(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-    """Initial kernel that looks at the present frame alone, so that what is learnt from images holds for clips from the start."""
+    """Initial kernel that looks at the present frame alone, so that what is learnt from images holds for clips from
+    the start."""
     present = nn.initializers.lecun_normal()(rng, shape[1:], dtype)
     return jnp.concatenate([jnp.zeros((shape[0] - 1, *shape[1:]), dtype), present[None]])
 
@@ -81,7 +93,8 @@ def mean_frame(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax
 
 
 class CausalConv(Module):
-    """A 3-D convolution that sees only the past: the two frames before the chunk come from the cache, zeros at the start.
+    """A 3-D convolution that sees only the past: the two frames before the chunk come from the cache, zeros at the
+    start.
 
     Its temporal taps are folded into the channels of a 2-D convolution, which is several times faster than a 3-D one.
     """
@@ -112,23 +125,35 @@ class CausalConv(Module):
 
         # At the start of a clip the earlier taps see zeros: the first frame needs one tap, the second two.
         early = min(frames, taps - 1) if start else 0
-        pieces = [convolve(i, 1, i + 1) for i in range(early)] + ([convolve(early, frames - early, taps)] if frames > early else [])
+        pieces = [convolve(i, 1, i + 1) for i in range(early)] + (
+            [convolve(early, frames - early, taps)] if frames > early else []
+        )
         y = jnp.concatenate(pieces, 1)
         return y + along(bias, y)
 
 
-def conv_frames(x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c c2"], stride: int, padding) -> Float[Array, "b t h2 w2 c2"]:
+def conv_frames(
+    x: Float[Array, "b t h w c"], kernel: Float[Array, "kh kw c c2"], stride: int, padding
+) -> Float[Array, "b t h2 w2 c2"]:
     """One 2-D convolution on every frame."""
     y = jax.lax.conv_general_dilated(
-        x.reshape(-1, *x.shape[2:]), kernel.astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x.reshape(-1, *x.shape[2:]),
+        kernel.astype(x.dtype),
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
 
 def conv_doubled(x: Float[Array, "b t h w c"], kernel: Float[Array, "3 3 c c2"]) -> Float[Array, "b t h2 w2 c2"]:
-    """The 3×3 convolution of frames whose every pixel is repeated to 2×2, in 4/9 of the operations: where taps fall on copies of one pixel, their
-    weights are summed, and each of the four positions within a pixel is a 2×2 convolution."""
-    halves = lambda k: ((k[0], k[1] + k[2]), (k[0] + k[1], k[2]))  # of even and odd rows
+    """The 3×3 convolution of frames whose every pixel is repeated to 2×2, in 4/9 of the operations: where taps fall
+    on copies of one pixel, their weights are summed, and each of the four positions within a pixel is a 2×2
+    convolution."""
+
+    def halves(k):  # of even and odd rows
+        return (k[0], k[1] + k[2]), (k[0] + k[1], k[2])
+
     rows = [jnp.stack(pair) for pair in halves(kernel)]
     phases = []
     for even_row, row in zip((1, 0), rows, strict=True):
@@ -181,7 +206,9 @@ class Downsample(Module):
         if self.is_mutable_collection("cache"):
             past.value = x[:, -1:]
         steps = (frames.shape[1] - 1) // 2
-        y = sum(frames[:, i : i + 2 * steps : 2][:, :steps] @ kernel[i].astype(x.dtype) for i in range(3)) + along(bias, x)
+        y = sum(frames[:, i : i + 2 * steps : 2][:, :steps] @ kernel[i].astype(x.dtype) for i in range(3)) + along(
+            bias, x
+        )
         return jnp.concatenate([x[:, :1], y], 1) if first else y
 
 
@@ -254,7 +281,9 @@ class VAE(Module):
         self.conv1 = CausalConv(2 * self.config.z_dim, (1, 1, 1))
         self.conv2 = CausalConv(self.config.z_dim, (1, 1, 1))
 
-    def encode(self, video: Float[Array, "b f h w 3"]) -> tuple[Float[Array, "b t h8 w8 z"], Float[Array, "b t h8 w8 z"]]:
+    def encode(
+        self, video: Float[Array, "b f h w 3"]
+    ) -> tuple[Float[Array, "b t h8 w8 z"], Float[Array, "b t h8 w8 z"]]:
         """Pixels to the normalised mean and the raw log-variance of the latents."""
         mean, log_variance = jnp.split(self.conv1(self.encoder(video)), 2, -1)
         return (mean - along(LATENT_MEAN, mean)) / along(LATENT_STD, mean), log_variance
@@ -270,16 +299,22 @@ class VAE(Module):
 def standardised(params: dict, mean: Float[Array, " z"], deviation: Float[Array, " z"]) -> dict:
     """The same autoencoder, bar rounding, whose latents have mean 0 and deviation 1 per channel.
 
-    mean, deviation: of its normalised latents now, over the data. The layers around the latents are linear and take it up.
-    A channel that carries nothing (deviation below 1e-3) is not blown up.
+    mean, deviation: of its normalised latents now, over the data. The layers around the latents are linear and take
+    it up. A channel that carries nothing (deviation below 1e-3) is not blown up.
     """
     z = len(mean)
-    scale, raw_mean = np.maximum(deviation, 1e-3).astype(np.float32), LATENT_MEAN + np.asarray(mean, np.float32) * LATENT_STD
+    scale, raw_mean = (
+        np.maximum(deviation, 1e-3).astype(np.float32),
+        LATENT_MEAN + np.asarray(mean, np.float32) * LATENT_STD,
+    )
     before, after = params["conv1"], params["conv2"]
     factor = np.concatenate([1 / scale, np.ones(z, np.float32)])
     offset = np.concatenate([LATENT_MEAN - raw_mean / scale, -2 * np.log(scale)])
     return params | {
-        "conv1": {"kernel": before["kernel"] * along(factor, before["kernel"]), "bias": before["bias"] * factor + offset},
+        "conv1": {
+            "kernel": before["kernel"] * along(factor, before["kernel"]),
+            "bias": before["bias"] * factor + offset,
+        },
         "conv2": {
             "kernel": after["kernel"] * scale.reshape(1, 1, 1, z, 1),
             "bias": after["bias"] + (raw_mean - LATENT_MEAN * scale) @ after["kernel"][0, 0, 0],

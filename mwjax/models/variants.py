@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mwjax.models.dit import DiTConfig
+from mwjax.models.block import DiTConfig
 from mwjax.models.text import TextConfig
 from mwjax.models.vae import VAEConfig
 from mwjax.models.world_model import WorldConfig
@@ -18,8 +18,8 @@ class Variant:
     action_dim: int
     tokenizer: str  # "byt5" needs no vocabulary file; "umt5" is read from the folder beside the weights
 
-    def world(self, control: str) -> WorldConfig:
-        return WorldConfig(self.backbone, control=control, action_dim=self.action_dim)
+    def world(self, *controls: str) -> WorldConfig:
+        return WorldConfig(self.backbone, controls, self.action_dim)
 
 
 TINY = Variant(
@@ -29,8 +29,15 @@ TINY = Variant(
     action_dim=192,
     tokenizer="byt5",
 )
-T2W = Variant(DiTConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30), VAEConfig(), TextConfig(), 1536, "umt5")
-
-I2W = dataclasses.replace(T2W, backbone=DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36, image_dim=1280))
+T2W = Variant(
+    backbone=DiTConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    vae=VAEConfig(),
+    text=TextConfig(),
+    action_dim=1536,
+    tokenizer="umt5",
+)
+I2W = dataclasses.replace(
+    T2W, backbone=DiTConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, in_dim=36, image_dim=1280)
+)
 
 VARIANTS = {"tiny": TINY, "1.3B": T2W, "14B": I2W}
