@@ -1,10 +1,10 @@
 """Samplers as tables: every linear multistep solver is, at each step, a fixed combination of what it has seen.
 
-With x the sample, m the model's estimate of the clean latents (x − σ·v) at this step and m1, m2 at the two before:
-corrected x' = C · (x, previous x', m, m1, m2), next x = P · (x', m, m1). The rows of C and P depend only on the noise levels,
-so they are worked out beforehand in float64.
-Sources: UniPC (Zhao et al. 2023, B2(h), order 2, data prediction); DPM-Solver++ (Lu et al. 2022, multistep, order 2, midpoint);
-flow-matching Euler (diffusers).
+With x the sample, m the model's estimate of the clean latents (x − σ·v) at this step, m1, m2 at the two before and ε
+fresh noise: corrected x' = C · (x, previous x', m, m1, m2), next x = P · (x', m, m1, ε). The rows of C and P depend
+only on the noise levels, so they are worked out beforehand in float64. A solver whose last column of P is zero needs
+no noise. Sources: UniPC (Zhao et al. 2023, B2(h), order 2, data prediction); DPM-Solver++ (Lu et al. 2022, multistep,
+order 2, midpoint); flow-matching Euler (diffusers).
 """
 
 import dataclasses
@@ -19,14 +19,34 @@ from mwjax.diffusion.flow import TRAIN_STEPS, shift_sigmas
 from mwjax.types import Array, Float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Solver:
-    """Noise levels [steps + 1], timesteps given to the model [steps], correctors [steps, 5] and predictors [steps, 3]."""
+    """Noise levels [steps + 1], timesteps given to the model [steps], correctors [steps, 5] and predictors [steps,
+    4]."""
 
     sigmas: np.ndarray
     timesteps: np.ndarray
     corrector: np.ndarray
     predictor: np.ndarray
+
+    @property
+    def renoises(self) -> bool:
+        return bool(self.predictor[:, 3].any())
+
+
+def solver_of(
+    sigmas: np.ndarray, timesteps: np.ndarray, predictor: np.ndarray, corrector: np.ndarray | None = None
+) -> Solver:
+    """predictor: [steps, 3], of a solver without fresh noise, or [steps, 4]. corrector: none by default."""
+    missing = 4 - predictor.shape[1]
+    if corrector is None:
+        corrector = np.tile(np.eye(5)[0], (len(predictor), 1))
+    return Solver(
+        sigmas=sigmas.astype(np.float32),
+        timesteps=timesteps,
+        corrector=corrector,
+        predictor=np.pad(predictor, ((0, 0), (0, missing))),
+    )
 
 
 def euler(steps: int, shift: float) -> Solver:
@@ -36,8 +56,7 @@ def euler(steps: int, shift: float) -> Solver:
     timesteps = (sigmas * np.float32(TRAIN_STEPS)).astype(np.float32)
     sigmas = np.append(sigmas, np.float32(0))
     ratio = sigmas[1:].astype(np.float64) / sigmas[:-1]
-    corrector = np.tile(np.eye(5)[0], (steps, 1))
-    return Solver(sigmas, timesteps, corrector, np.stack([ratio, 1 - ratio, 0 * ratio], 1))
+    return solver_of(sigmas, timesteps, np.stack([ratio, 1 - ratio, 0 * ratio], 1))
 
 
 def unipc(steps: int, shift: float) -> Solver:
@@ -49,18 +68,21 @@ def unipc(steps: int, shift: float) -> Solver:
         corrector[i] = _unipc_corrector(i, order, sigmas, alphas, lam)
         order = min(2, steps - i, i + 1)
         predictor[i] = _unipc_predictor(i, order, sigmas, alphas, lam)
-    return Solver(sigmas.astype(np.float32), timesteps, corrector, predictor)
+    return solver_of(sigmas, timesteps, predictor, corrector)
 
 
 def dpmpp(steps: int, shift: float) -> Solver:
-    """DPM-Solver++, multistep, order 2, predicting the clean latents; first order at the ends; timesteps truncated to integers."""
+    """DPM-Solver++, multistep, order 2, predicting the clean latents; first order at the ends; timesteps truncated to
+    integers."""
     sigmas, timesteps, alphas, lam = _levels(1.0, steps, shift)
     predictor = np.zeros((steps, 3))
     for i in range(steps):
         gain = -alphas[i + 1] * np.expm1(-(lam[i + 1] - lam[i]))
-        second = gain * 0.5 * (lam[i + 1] - lam[i]) / (lam[i] - lam[i - 1]) if 0 < i < steps - 1 else 0.0  # of (m − m1)
+        second = 0.0  # of (m − m1)
+        if 0 < i < steps - 1:
+            second = gain * 0.5 * (lam[i + 1] - lam[i]) / (lam[i] - lam[i - 1])
         predictor[i] = sigmas[i + 1] / sigmas[i], gain + second, -second
-    return Solver(sigmas.astype(np.float32), timesteps, np.tile(np.eye(5)[0], (steps, 1)), predictor)
+    return solver_of(sigmas, timesteps, predictor)
 
 
 def _levels(highest: float, steps: int, shift: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -85,7 +107,8 @@ def _unipc_predictor(i, order, sigmas, alphas, lam):
 
 
 def _unipc_corrector(i, order, sigmas, alphas, lam):
-    """Weights of (x, previous x', m, m1, m2) that redo the step from level i − 1 to i, knowing the model's answer at i."""
+    """Weights of (x, previous x', m, m1, m2) that redo the step from level i − 1 to i, knowing the model's answer at
+    i."""
     if i == 0:
         return np.eye(5)[0]
     h = lam[i] - lam[i - 1]
@@ -108,7 +131,7 @@ def _unipc_corrector(i, order, sigmas, alphas, lam):
 SOLVERS: dict[str, Callable[[int, float], Solver]] = {"unipc": unipc, "dpmpp": dpmpp, "euler": euler}
 
 
-class Rows(NamedTuple):
+class SolverTable(NamedTuple):
     """A solver as arrays, float32, an entry or row a step."""
 
     sigma: Array
@@ -117,8 +140,9 @@ class Rows(NamedTuple):
     predictor: Array
 
 
-class History(NamedTuple):
-    """What a solver remembers between steps: the sample, the corrected sample before, and the last two estimates of the clean latents."""
+class SolverState(NamedTuple):
+    """What a solver remembers between steps: the sample, the corrected sample before, and the last two estimates of the
+    clean latents."""
 
     x: Array
     previous: Array
@@ -126,29 +150,36 @@ class History(NamedTuple):
     m2: Array
 
 
-def rows(solver: Solver) -> Rows:
-    return Rows(*(jnp.asarray(a, jnp.float32) for a in (solver.sigmas[:-1], solver.timesteps, solver.corrector, solver.predictor)))
+def table_of(solver: Solver) -> SolverTable:
+    columns = (solver.sigmas[:-1], solver.timesteps, solver.corrector, solver.predictor)
+    return SolverTable(*(jnp.asarray(column, jnp.float32) for column in columns))
 
 
-def begin(noise: Float[Array, "*b"]) -> History:
+def begin(noise: Float[Array, "*b"]) -> SolverState:
     noise = noise.astype(jnp.float32)
-    return History(noise, *(jnp.zeros_like(noise) for _ in range(3)))
+    return SolverState(noise, *(jnp.zeros_like(noise) for _ in range(3)))
 
 
-def advance(history: History, row: Rows, velocity: Float[Array, "*b"]) -> History:
-    """One step, given the velocity at its sample and timestep."""
-    x, previous, m1, m2 = history
-    (c, p), m = (row.corrector, row.predictor), history.x - row.sigma * velocity.astype(jnp.float32)
+def advance(
+    state: SolverState, row: SolverTable, velocity: Float[Array, "*b"], noise: Float[Array, "*b"] | None = None
+) -> SolverState:
+    """One step, given the velocity at its sample and timestep, and fresh noise if the solver takes any."""
+    x, previous, m1, m2 = state
+    c, p = row.corrector, row.predictor
+    m = x - row.sigma * velocity.astype(jnp.float32)
     x = c[0] * x + c[1] * previous + c[2] * m + c[3] * m1 + c[4] * m2
-    return History(p[0] * x + p[1] * m + p[2] * m1, x, m, m1)
+    after = p[0] * x + p[1] * m + p[2] * m1
+    if noise is not None:
+        after = after + p[3] * noise
+    return SolverState(after, x, m, m1)
 
 
 def solve(solver: Solver, velocity: Callable[[Array, Array], Array], noise: Float[Array, "*b"]) -> tuple[Array, Array]:
     """Integrate from noise to clean latents in one scan. Returns the latents and the sample after every step."""
 
-    def step(history, row):
-        history = advance(history, row, velocity(history.x, row.timestep))
-        return history, history.x
+    def step(state, row):
+        state = advance(state, row, velocity(state.x, row.timestep))
+        return state, state.x
 
-    history, path = jax.lax.scan(step, begin(noise), rows(solver))
-    return history.x, path
+    state, path = jax.lax.scan(step, begin(noise), table_of(solver))
+    return state.x, path
