@@ -1,9 +1,9 @@
 """The released I2W recipe: game LoRA, then adaLN action stage, on Wan2.1-I2V-14B-480P, 81 frames at 352×640.
 
-    python -m mwjax.train --config configs/i2w_adaln.py --config.model=DIR --config.dataset=DIR
+    python -m mwjax.train --config i2w_adaln --config.model=DIR --config.dataset=DIR
 
 DIR of the model is a converted Wan2.1-I2V-14B-480P folder, DIR of the dataset amd/Micro-World-MC-Dataset or a recording
-(mwjax.collect) in its layout. Needs an accelerator; on a laptop use configs/tiny_t2w_controlnet.py.
+(mwjax.collect) in its layout. Needs an accelerator; on a laptop use tiny_t2w_controlnet.
 """
 
 import ml_collections
@@ -19,8 +19,28 @@ def get_config() -> ml_collections.ConfigDict:
     config.record = None
     config.framing = {"frames": 81, "height": 352, "width": 640, "shrink": 1}
     config.stages = [
-        {"name": "lora", "steps": 10000, "batch": 8, "lr": 1e-4, "weight_decay": 0.1, "eps": 1e-10, "rank": 128, "alpha": 64.0, "shorter": 0.1, "save_every": 500},
-        {"name": "action", "steps": 20000, "batch": 8, "lr": 1e-4, "weight_decay": 0.1, "motion": 0.2, "shorter": 0.1, "save_every": 500},
+        {
+            "name": "lora",
+            "steps": 10000,
+            "batch": 8,
+            "lr": 1e-4,
+            "weight_decay": 0.1,
+            "eps": 1e-10,
+            "rank": 128,
+            "alpha": 64.0,
+            "shorter": 0.1,
+            "save_every": 500,
+        },
+        {
+            "name": "action",
+            "steps": 20000,
+            "batch": 8,
+            "lr": 1e-4,
+            "weight_decay": 0.1,
+            "motion": 0.2,
+            "shorter": 0.1,
+            "save_every": 500,
+        },
     ]
     config.sampling = {"steps": 30, "shift": 3.0, "guidance": 6.0}
     config.lora_scale = 1.0

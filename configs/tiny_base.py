@@ -1,18 +1,22 @@
 """How the shipped tiny base was made: VAE, then backbone, on recorded ViZDoom gameplay.
 
-    python -m mwjax.train --config configs/tiny_base.py:vae        # about 50 minutes on two cores
-    python -m mwjax.train --config configs/tiny_base.py:backbone   # about 45 minutes; starts from the VAE above
-    python -m mwjax.train --config configs/tiny_base.py:walk       # about 45 minutes; goes on from the backbone, more of it walking
+    python -m mwjax.train --config tiny_base:vae        # about 50 minutes on two cores
+    python -m mwjax.train --config tiny_base:backbone   # about 45 minutes; starts from the VAE above
+    python -m mwjax.train --config tiny_base:walk       # about 45 minutes; goes on from the backbone, more walking
 
-The model folder of the last is what `mwjax/assets/tiny` holds (in bfloat16). VAE and backbone were recorded at 17.5 frames a second instead of 11.7, with more turning
-(`VARIANTS`): less walking between two frames, which the model hardly learnt.
+The model folder of the last is what `mwjax/assets/tiny` holds (in bfloat16). VAE and backbone were recorded at 17.5
+frames a second instead of 11.7, with more turning (`VARIANTS`): less walking between two frames, which the model
+hardly learnt.
 """
 
 import ml_collections
 
 from mwjax.worlds.levels import TEXTURED, arenas, freedoom
 
-EARLIER = {"tics_per_frame": 2, "policy_options": (("still", (0.5, 0.5)), ("mouse", (0.25, 0.4, 0.15, 0.2)), ("special", (0.55, 0.15, 0.15, 0.15)))}
+EARLIER = {
+    "fps": 35 / 2,
+    "policy_options": (("still", (0.5, 0.5)), ("mouse", (0.25, 0.4, 0.15, 0.2)), ("special", (0.55, 0.15, 0.15, 0.15))),
+}
 VARIANTS = {  # variant: (starts from, recording)
     "vae": ("new:tiny", EARLIER),
     "backbone": ("runs/tiny_base_vae/model", EARLIER),
@@ -35,7 +39,15 @@ def get_config(variant: str = "walk") -> ml_collections.ConfigDict:
     open_domain = tuple(level for level in freedoom() if level not in test)
     levels = arenas(240, 1000) + arenas(60, 1500, TEXTURED) + open_domain if variant == "vae" else arenas(360, 1000)
     clips = 8 if variant == "vae" else 18
-    config.record = {"levels": levels, "scenes": len(levels), "clips": clips, "frames": 17, "size": (96, 160), "seed": 11, **recording}
+    config.record = {
+        "levels": levels,
+        "scenes": len(levels),
+        "clips": clips,
+        "frames": 17,
+        "size": (96, 160),
+        "seed": 11,
+        **recording,
+    }
     config.framing = {"frames": 9 if variant == "vae" else 17, "height": 48, "width": 80, "shrink": 2}
     # As Wan2.1's own: the VAE learns single images first, which is far quicker, then clips.
     common = {"optimizer": "muon", "warmup": 50, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99}

@@ -1,4 +1,5 @@
-"""Config files: `configs/NAME.py[:VARIANT]` with a get_config() that returns an ml_collections ConfigDict."""
+"""Config files: a get_config() that returns an ml_collections ConfigDict; `PATH.py[:VARIANT]`, or the name of one that
+ships with the package."""
 
 import ast
 import dataclasses
@@ -6,6 +7,7 @@ import difflib
 import importlib.util
 import inspect
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,14 +15,38 @@ import ml_collections
 
 from mwjax.errors import InputError
 
-OPTIONAL = ("mesh", "memory")  # sections that a config may leave out
+PACKAGE = pathlib.Path(__file__).resolve().parent
+SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # of an installed package, of a clone
+
+# Sections that a config may leave out, and what they are then.
+OPTIONAL: dict[str, Any] = {
+    "control": {"kind": "none"},
+    "record": None,
+    "sampling": {},
+    "lora_scale": 1.0,
+    "mesh": {},
+    "memory": {},
+}
+
+
+def find_config(name: str) -> pathlib.Path:
+    """A file, or the shipped one of that name ("tiny_t2w_controlnet"). Raises InputError if there is neither."""
+    path = pathlib.Path(name)
+    if path.is_file():
+        return path
+    wanted = path.name.removesuffix(".py") + ".py"
+    for folder in SHIPPED:
+        if str(path) in (wanted, wanted.removesuffix(".py"), f"configs/{wanted}") and (folder / wanted).is_file():
+            return folder / wanted
+    known = sorted({p.stem for folder in SHIPPED for p in folder.glob("*.py")})
+    raise InputError(f"config {name!r} is not a file, nor one that ships with mwjax: {', '.join(known)}")
 
 
 def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
-    """The config of `path.py` or `path.py:variant`, with overrides such as `--config.seed=1`. Raises InputError for anything unknown."""
-    path, _, variant = spec.partition(":")
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"config {path!r} is not a file; the configs are in configs/, such as configs/tiny_t2w_controlnet.py")
+    """The config of `NAME` or `NAME:variant`, with overrides such as `--config.seed=1`. Raises InputError for anything
+    unknown."""
+    name, _, variant = spec.partition(":")
+    path = find_config(name)
     module_spec = importlib.util.spec_from_file_location("mwjax_config", path)
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
@@ -31,9 +57,9 @@ def load_config(spec: str, overrides: Sequence[str] = ()) -> ml_collections.Conf
         config = module.get_config(variant) if takes_variant else module.get_config()
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
-    for section in OPTIONAL:
+    for section, default in OPTIONAL.items():
         if section not in config:
-            config[section] = {}
+            config[section] = default
     for override in overrides:
         _override(config, override)
     return config
@@ -51,13 +77,15 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         new = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         new = value
-    if parents and isinstance(node, ml_collections.ConfigDict | dict) and last not in node:  # an option left at its default; `build` knows them all
+    is_section = isinstance(node, ml_collections.ConfigDict | dict)
+    if parents and is_section and last not in node:  # an option left at its default; `build` knows them all
         node[last] = new
         return
     old = _child(node, last, name)
     if isinstance(old, float) and isinstance(new, int):
         new = float(new)
-    if old is not None and type(new) is not type(old) and not (isinstance(old, tuple | list) and isinstance(new, tuple | list)):
+    both_lists = isinstance(old, tuple | list) and isinstance(new, tuple | list)
+    if old is not None and type(new) is not type(old) and not both_lists:
         raise InputError(f"config value {name} is {type(old).__name__} ({old!r}); {value!r} is not")
     node[int(last) if isinstance(node, list | tuple) else last] = new
 
@@ -67,28 +95,45 @@ def _child(node, part: str, name: str):
         if part.isdigit() and int(part) < len(node):
             return node[int(part)]
         raise InputError(f"config value {name}: {part!r} is not an index below {len(node)}")
-    if not isinstance(node, ml_collections.ConfigDict | dict) or part not in node:
-        known = list(node) if isinstance(node, ml_collections.ConfigDict | dict) else []
-        raise InputError(f"config value {name} is unknown{_hint(part, known)}")
+    known = list(node) if isinstance(node, ml_collections.ConfigDict | dict) else []
+    if part not in known:
+        raise InputError(f"config value {name} is unknown{hint(part, known)}")
     return node[part]
 
 
-def _hint(word: str, known: Sequence[str]) -> str:
+def hint(word: str, known: Sequence[str]) -> str:
+    """What may have been meant: the closest of the known words, or all of them."""
     close = difflib.get_close_matches(word, known, 1)
-    return f"; did you mean {close[0]}?" if close else f"; known here: {', '.join(known)}" if known else ""
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; known here: {', '.join(known)}" if known else ""
+
+
+def renamed(values: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
+    """The values with old names of keys replaced; says so on stderr, in a line each."""
+    for old, new in names.items():
+        if old in values:
+            print(f"config key {where}.{old} is now called {new}", file=sys.stderr)
+    return {names.get(key, key): value for key, value in values.items()}
 
 
 def build(cls: type, values: Mapping[str, Any] | ml_collections.ConfigDict, where: str):
-    """A dataclass from config values; unknown and missing keys are an InputError that names them."""
-    fields = {f.name: f for f in dataclasses.fields(cls)}
+    """A dataclass from config values; unknown and missing keys are an InputError that names them.
+
+    A class with a table RENAMED takes keys under their old names as well.
+    """
+    values = renamed(dict(values.items()), getattr(cls, "RENAMED", {}), where)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
     for key in values:
         if key not in fields:
-            raise InputError(f"config key {where}.{key} is unknown{_hint(key, list(fields))}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    for key in required:
-        if key not in values:
-            raise InputError(f"config key {where}.{key} is missing")
+            raise InputError(f"config key {where}.{key} is unknown{hint(key, list(fields))}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise InputError(f"config key {where}.{name} is missing")
     for key, value in values.items():
-        if (wanted := fields[key].type) in (bool, int, float, str) and not isinstance(value, int | float if wanted is float else wanted):
+        wanted = fields[key].type
+        allowed = int | float if wanted is float else wanted
+        if wanted in (bool, int, float, str) and not isinstance(value, allowed):
             raise InputError(f"config value {where}.{key} is {wanted.__name__}, not {value!r}")
-    return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+    return cls(**{key: tuple(value) if isinstance(value, list | tuple) else value for key, value in values.items()})

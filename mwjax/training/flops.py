@@ -7,12 +7,28 @@ import jax
 from jax.extend import core
 
 # Dense bfloat16 TFLOP/s of one device (vendors' data sheets), by a part of its name. An MI250 shows as two devices.
-PEAK = {"MI250": 181, "MI300X": 1307, "MI325X": 1307, "MI350X": 2300, "MI355X": 2500, "A100": 312, "H100": 989, "H200": 989, "B200": 2250,
-        "TPU v4": 275, "TPU v5 lite": 197, "TPU v5e": 197, "TPU v5p": 459, "TPU v5": 459, "TPU v6 lite": 918}  # fmt: skip
+PEAK = {
+    "MI250": 181,
+    "MI300X": 1307,
+    "MI325X": 1307,
+    "MI350X": 2300,
+    "MI355X": 2500,
+    "A100": 312,
+    "H100": 989,
+    "H200": 989,
+    "B200": 2250,
+    "TPU v4": 275,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5p": 459,
+    "TPU v5": 459,
+    "TPU v6 lite": 918,
+}
 
 
 def count(function: Callable, *args) -> int:
-    """Floating-point operations of the matrix products and convolutions of function(*args); a multiply-add is two. Arrays may be shapes."""
+    """Floating-point operations of the matrix products and convolutions of function(*args); a multiply-add is two.
+    Arrays may be shapes."""
     return _count(jax.make_jaxpr(function)(*args).jaxpr)
 
 
@@ -32,7 +48,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
         if name == "scan":
             times = equation.params["length"]
         elif name == "shard_map":  # its body works on one device's part
-            times = max((whole.aval.size // part.aval.size for whole, part in zip(equation.outvars, bodies[0].outvars, strict=True)), default=1)
+            pairs = zip(equation.outvars, bodies[0].outvars, strict=True)
+            times = max((whole.aval.size // part.aval.size for whole, part in pairs), default=1)
         total += max(inner) if name == "cond" else times * sum(inner)
     return total
 

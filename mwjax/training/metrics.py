@@ -13,7 +13,8 @@ from mwjax.errors import InputError
 
 
 class Metrics:
-    """Scalars of one stage. Rows after `resume_step` of an earlier run are dropped. Of several processes, only the first writes.
+    """Scalars of one stage. Rows after `resume_step` of an earlier run are dropped. Of several processes, only the
+    first writes.
 
     wandb: a project to log to as well (needs the extra "wandb").
     """
@@ -40,16 +41,19 @@ class Metrics:
             self._write()
         else:
             with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row))).writerow(row)
+                csv.DictWriter(file, self._columns()).writerow(row)
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
         if self._run:
             self._run.log(row, step=step)
 
+    def _columns(self) -> list[str]:
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
     def _write(self) -> None:
         with self.path.open("w", newline="") as file:
             if self.rows:
-                table = csv.DictWriter(file, list(dict.fromkeys(name for row in self.rows for name in row)))
+                table = csv.DictWriter(file, self._columns())
                 table.writeheader()
                 table.writerows(self.rows)
 
@@ -85,7 +89,8 @@ def _wandb_run(project: str, folder: pathlib.Path):
 
 
 def _summary_writer() -> type:
-    """tensorboardX's writer. It imports torch where that is installed, for what is not used here: two seconds, and 180 MB."""
+    """tensorboardX's writer. It imports torch where that is installed, for what is not used here: two seconds and
+    180 MB."""
     there = "torch" in sys.modules
     sys.modules.setdefault("torch", None)
     try:
@@ -115,8 +120,11 @@ def plot(steps: np.ndarray, values: np.ndarray, *, width: int = 640, height: int
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = 60, 12, width - 12, height - 28
     finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(np.percentile(finite, 99.5))) if finite.size else (0.0, 1.0)
-    high = high if high > low else low + 1
+    low, high = 0.0, 1.0
+    if finite.size:
+        low, high = float(finite.min()), float(np.percentile(finite, 99.5))
+    if high <= low:
+        high = low + 1
     window = max(len(values) // 50, 1)
     smooth = np.convolve(np.pad(values, (window - 1, 0), mode="edge"), np.ones(window) / window, "valid")
 

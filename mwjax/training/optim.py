@@ -40,9 +40,18 @@ def clip_by_global_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def adamw(schedule: Callable, *, weight_decay: float, clip: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+def adamw(
+    schedule: Callable,
+    *,
+    weight_decay: float,
+    clip: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
     """Clipping, then AdamW (Loshchilov & Hutter 2019); every trainable parameter is decayed, as in the original."""
-    return optax.chain(clip_by_global_norm(clip), optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay))
+    rule = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
+    return optax.chain(clip_by_global_norm(clip), rule)
 
 
 # Which parameters Muon orthogonalises, and whether their first axis counts layers; the others get Adam.
@@ -54,18 +63,36 @@ MUON = (
 )
 
 
-def muon_with_adam(schedule: Callable, *, weight_decay: float, clip: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
-    """Muon (Jordan et al. 2024) for matrices and convolutions, AdamW for the rest: several times fewer steps from a random start."""
+def muon_with_adam(
+    schedule: Callable,
+    *,
+    weight_decay: float,
+    clip: float,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al. 2024) for matrices and convolutions, AdamW for the rest: several times fewer steps from a
+    random start."""
 
     def dimensions(params: dict) -> dict:
         out = {}
         for path, leaf in params.items():
+            out[path] = None
             stacked = next((value for pattern, value in MUON if re.match(pattern, path)), None)
-            inputs = None if stacked is None or leaf.ndim < stacked + 2 else tuple(range(stacked, leaf.ndim - 1))
-            out[path] = inputs and MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
+            if stacked is not None and leaf.ndim >= stacked + 2:
+                inputs = tuple(range(stacked, leaf.ndim - 1))
+                out[path] = MuonDimensionNumbers(reduction_axis=inputs, output_axis=leaf.ndim - 1)
         return out
 
-    rule = muon(schedule, weight_decay=weight_decay, adam_b1=b1, adam_b2=b2, eps=eps, muon_weight_dimension_numbers=dimensions)
+    rule = muon(
+        schedule,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        eps=eps,
+        muon_weight_dimension_numbers=dimensions,
+    )
     return optax.chain(clip_by_global_norm(clip), rule)
 
 
