@@ -1,23 +1,42 @@
-"""Keyboard and camera precision: actions that an inverse dynamics model reads off a video, against those that were asked for.
+"""Keyboard and camera precision: actions read off a video by an inverse dynamics model, against those asked for.
 
-Conventions are those of the published benchmarks (Matrix-Game's GameWorldScore, MineWorld); see `TASKS` and the functions.
+Conventions are those of the published benchmarks (Matrix-Game's GameWorldScore, MineWorld); see `TASKS` and the
+functions.
 """
 
 import numpy as np
 
-from mwjax.data.actions import Actions
+from mwjax.data.actions import KEYS, Actions
 from mwjax.evaluation.networks.idm import BUTTONS
 from mwjax.types import Bool, Float, Int
 
-MAXIMUM, BIN, MU = 10.0, 2.0, 10.0  # degrees at which the camera is cut, width of a bin after compression, strength of the compression
+MAXIMUM = 10.0  # degrees at which the camera is cut
+BIN = 2.0  # width of a bin after compression
+MU = 10.0  # strength of the compression
 STILL = 0.01  # degrees per frame that still count as no camera motion
 
 # A task is a pair of opposite buttons (classes: neither or both, first, second) or a single one (classes: up, down).
 MATRIX = (("back", "forward"), ("left", "right"), ("attack",), ("jump",))
-MINEWORLD = (("back", "forward"), ("left", "right"), ("sneak", "sprint"), ("use",), ("attack",), ("jump",), ("drop",))
+MINEWORLD = (
+    ("back", "forward"),
+    ("left", "right"),
+    ("sneak", "sprint"),
+    ("use",),
+    ("attack",),
+    ("jump",),
+    ("drop",),
+)
 OURS = (("back", "forward"), ("left", "right"), ("sneak", "sprint"), ("jump",))  # what the seven keys can say
 TASKS = {"matrix": MATRIX, "mineworld": MINEWORLD, "keys": OURS}
-KEY_OF_BUTTON = {"forward": "w", "back": "s", "left": "a", "right": "d", "jump": "space", "sneak": "shift", "sprint": "ctrl"}
+KEY_OF_BUTTON = {
+    "forward": "w",
+    "back": "s",
+    "left": "a",
+    "right": "d",
+    "jump": "space",
+    "sneak": "shift",
+    "sprint": "ctrl",
+}
 
 DIRECTIONS = ("still", "up", "down", "left", "right", "up left", "up right", "down left", "down right")
 _DIRECTION = np.array([[5, 1, 6], [3, 0, 4], [7, 2, 8]])  # [pitch: up, still, down][yaw: left, still, right]
@@ -48,13 +67,15 @@ def direction(camera: Float[np.ndarray, "*b 2"]) -> Int[np.ndarray, "*b"]:
 def labels(actions: Actions, *, offset: int = 0) -> tuple[Int[np.ndarray, "f buttons"], Float[np.ndarray, "f 2"]]:
     """(buttons, camera in degrees) at each frame. Row i of the actions leads to frame i.
 
-    offset 0 asks for that action at frame i (as the original's settings do); 1 for the one that leads away from frame i, which is
-    what VPT was trained on; the last frame then repeats the row before.
+    offset 0 asks for that action at frame i (as the original's settings do); 1 for the one that leads away from frame
+    i, which is what VPT was trained on; the last frame then repeats the row before.
     """
     keyboard, mouse = actions
-    keys = dict(zip(("w", "s", "a", "d", "space", "shift", "ctrl"), keyboard.T > 0, strict=True))
-    buttons = np.stack([keys[KEY_OF_BUTTON[b]] if b in KEY_OF_BUTTON else np.zeros(len(keyboard), bool) for b in BUTTONS], -1).astype(int)
-    rows = np.minimum(np.arange(len(keyboard)) + offset, len(keyboard) - 1)
+    frames = len(keyboard)
+    held = dict(zip(KEYS, keyboard.T > 0, strict=True))
+    never = np.zeros(frames, bool)
+    buttons = np.stack([held.get(KEY_OF_BUTTON.get(button), never) for button in BUTTONS], -1).astype(int)
+    rows = np.minimum(np.arange(frames) + offset, frames - 1)
     return buttons[rows], mouse[rows].astype(np.float64)
 
 
@@ -70,7 +91,9 @@ def task_name(task: tuple[str, ...]) -> str:
     return "/".join(task)
 
 
-def task_hits(predicted: Int[np.ndarray, "f buttons"], asked: Int[np.ndarray, "f buttons"], tasks) -> Bool[np.ndarray, "tasks f"]:
+def task_hits(
+    predicted: Int[np.ndarray, "f buttons"], asked: Int[np.ndarray, "f buttons"], tasks: tuple[tuple[str, ...], ...]
+) -> Bool[np.ndarray, "tasks f"]:
     """Whether each frame's class is right, per task. Micro precision of single-label classes is their mean."""
     return np.stack([classes(predicted, task) == classes(asked, task) for task in tasks])
 
@@ -85,20 +108,27 @@ def camera_loss(predicted: Float[np.ndarray, "f 2"], asked: Float[np.ndarray, "f
     return float(np.mean(np.abs(camera_bin(predicted) - camera_bin(asked))))
 
 
-def confusion(predicted: Int[np.ndarray, " n"], asked: Int[np.ndarray, " n"], count: int) -> Int[np.ndarray, "count count"]:
+def confusion(
+    predicted: Int[np.ndarray, " n"], asked: Int[np.ndarray, " n"], count: int
+) -> Int[np.ndarray, "count count"]:
     """How many frames of each asked class (row) were read as each class (column)."""
     return np.bincount(asked * count + predicted, minlength=count * count).reshape(count, count)
 
 
 def macro_scores(table: Int[np.ndarray, "n n"]) -> dict[str, float]:
-    """Precision, recall and F1 from a confusion matrix: micro, macro over the classes that occur, and of every class; 0 where undefined."""
-    hits, read, asked = np.diag(table).astype(float), table.sum(0), table.sum(1)
+    """Precision, recall and F1 from a confusion matrix: micro, macro over the classes that occur, and of every class.
+
+    0 where undefined.
+    """
+    hits = np.diag(table).astype(float)
+    read, asked = table.sum(0), table.sum(1)
     precision, recall = (np.divide(hits, n, out=np.zeros_like(hits), where=n > 0) for n in (read, asked))
     both = precision + recall
     f1 = np.divide(2 * precision * recall, both, out=np.zeros_like(hits), where=both > 0)
-    there = (read + asked) > 0
-    out = {f"{name}_micro": float(hits.sum() / max(table.sum(), 1)) for name in ("precision", "recall", "f1")}
-    out |= {f"{name}_macro": float(values[there].mean()) for name, values in (("precision", precision), ("recall", recall), ("f1", f1))}
+    named = {"precision": precision, "recall": recall, "f1": f1}
+    occurs = (read + asked) > 0
+    out = {f"{name}_micro": float(hits.sum() / max(table.sum(), 1)) for name in named}
+    out |= {f"{name}_macro": float(values[occurs].mean()) for name, values in named.items()}
     for i in range(len(table)):
-        out |= {f"class_{i}/{name}": float(values[i]) for name, values in (("precision", precision), ("recall", recall), ("f1", f1))}
+        out |= {f"class_{i}/{name}": float(values[i]) for name, values in named.items()}
     return out

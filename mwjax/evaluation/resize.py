@@ -1,6 +1,6 @@
-"""Pictures at other sizes, exactly as the libraries that the published metrics use do it (OpenCV for uint8, PyTorch for floats).
+"""Pictures at other sizes, exactly as the libraries that the published metrics use do it.
 
-A resize is a matrix for each axis: out = rows · picture · columnsᵀ.
+Those are OpenCV for uint8, PyTorch for floats. A resize is a matrix for each axis: out = rows · picture · columnsᵀ.
 """
 
 import functools
@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mwjax.types import Array, Float, UInt8
+
+HEIGHT, WIDTH = -3, -2  # axes
+SIZE = (256, 256)  # (height, width) at which the published table compares pictures
 
 
 def _positions(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -23,13 +26,16 @@ def _positions(size: int, new_size: int) -> tuple[np.ndarray, np.ndarray]:
 def linear_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
     """Bilinear along one axis, half-pixel centres, no antialiasing; beyond the border the last pixel repeats."""
     first, fraction = _positions(size, new_size)
-    weights, rows = np.zeros((new_size, size), np.float32), np.arange(new_size)
+    weights = np.zeros((new_size, size), np.float32)
+    rows = np.arange(new_size)
     np.add.at(weights, (rows, first), 1 - fraction)
     np.add.at(weights, (rows, (first + 1).clip(max=size - 1)), fraction)
     return weights
 
 
-def apply(images: Float[Array, "*b h w c"], rows: Float[Array, "y h"], columns: Float[Array, "x w"]) -> Float[Array, "*b y x c"]:
+def apply(
+    images: Float[Array, "*b h w c"], rows: Float[Array, "y h"], columns: Float[Array, "x w"]
+) -> Float[Array, "*b y x c"]:
     return jnp.einsum("yh,...hwc,xw->...yxc", rows, images, columns, precision="highest")
 
 
@@ -38,29 +44,38 @@ def bilinear(images: Float[Array, "*b h w c"], height: int, width: int) -> Float
     return apply(images, linear_weights(images.shape[-3], height), linear_weights(images.shape[-2], width))
 
 
+def pictures(frames: UInt8[Array, "f h w 3"], size: tuple[int, int] = SIZE) -> Float[Array, "f y x 3"]:
+    """Frames in [0, 1], resized."""
+    return bilinear(jnp.asarray(frames, jnp.float32) / 255, *size)
+
+
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def opencv_linear(images: UInt8[Array, "*b h w c"], height: int, width: int) -> UInt8[Array, "*b height width c"]:
     """OpenCV's INTER_LINEAR of uint8, bit for bit: weights of 11 bits, rows first, the intermediate cut by 4 bits."""
     x = jnp.asarray(images, jnp.int32)
-    for axis, new_size in ((-2, width), (-3, height)):
+    for axis, new_size in ((WIDTH, width), (HEIGHT, height)):
         size = x.shape[axis]
         first, fraction = _positions(size, new_size)
-        shape = (new_size, 1) if axis == -2 else (new_size, 1, 1)
-        near, far = (np.rint(f * 2048).astype(np.int32).reshape((1,) * (x.ndim - len(shape)) + shape) for f in (1 - fraction, fraction))
-        a, b = jnp.take(x, first, axis), jnp.take(x, (first + 1).clip(max=size - 1), axis)
-        x = a * near + b * far if axis == -2 else ((near * (a >> 4)) >> 16) + ((far * (b >> 4)) >> 16)
+        along = (1,) * (x.ndim + axis) + (new_size,) + (1,) * (-axis - 1)
+        near, far = (np.rint(part * 2048).astype(np.int32).reshape(along) for part in (1 - fraction, fraction))
+        a = jnp.take(x, first, axis)
+        b = jnp.take(x, (first + 1).clip(max=size - 1), axis)
+        x = a * near + b * far if axis == WIDTH else ((near * (a >> 4)) >> 16) + ((far * (b >> 4)) >> 16)
     return ((x + 2) >> 2).clip(0, 255).astype(jnp.uint8)
 
 
-def area_weights(size: int, new_size: int) -> np.ndarray:
-    """Average over the part of the axis that a new pixel covers, float64 [new_size, size]."""
+def area_weights(size: int, new_size: int) -> Float[np.ndarray, "new_size size"]:
+    """Average over the part of the axis that a new pixel covers, in float64."""
     edges = np.arange(new_size + 1) * (size / new_size)
-    low, high = np.maximum(edges[:-1, None], np.arange(size)), np.minimum(edges[1:, None], np.arange(1, size + 1))
+    low = np.maximum(edges[:-1, None], np.arange(size))
+    high = np.minimum(edges[1:, None], np.arange(1, size + 1))
     return np.maximum(high - low, 0) * (new_size / size)
 
 
 def area(images: UInt8[np.ndarray, "*b h w c"], height: int, width: int) -> UInt8[np.ndarray, "*b height width c"]:
     """OpenCV's INTER_AREA of uint8 when shrinking: the exact average, rounded."""
-    rows, columns = area_weights(images.shape[-3], height), area_weights(images.shape[-2], width)
-    flat = np.einsum("yh,...hwc->...ywc", rows, images.astype(np.float64), optimize=True)
-    return np.rint(np.einsum("xw,...ywc->...yxc", columns, flat, optimize=True).clip(0, 255)).astype(np.uint8)
+    rows = area_weights(images.shape[-3], height)
+    columns = area_weights(images.shape[-2], width)
+    narrow = np.einsum("yh,...hwc->...ywc", rows, images.astype(np.float64), optimize=True)
+    small = np.einsum("xw,...ywc->...yxc", columns, narrow, optimize=True)
+    return np.rint(small.clip(0, 255)).astype(np.uint8)

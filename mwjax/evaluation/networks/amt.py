@@ -1,7 +1,8 @@
-"""AMT-S (Li et al. 2023), which puts a frame between two, with the official key names. Source: MCG-NKU AMT `networks/AMT-S.py`, `blocks/`.
+"""AMT-S (Li et al. 2023), which puts a frame between two, with the official key names. Source: MCG-NKU AMT
+`networks/AMT-S.py`, `blocks/`.
 
-Flows have two channels: right, down, in pixels of their own scale. "0" points from the new frame to the first, "1" to the second.
-"""
+Flows have two channels: right, down, in pixels of their own scale. "0" points from the new frame to the first, "1" to
+the second."""
 
 from typing import NamedTuple
 
@@ -39,7 +40,9 @@ def shapes() -> Shapes:
     for layer, (inputs, outputs) in enumerate(((32, 32), (32, 64), (64, 96)), 1):
         for block, source in enumerate((inputs, outputs)):
             name, quarter = f"feat_encoder.layer{layer}.{block}", outputs // 4
-            conv(f"{name}.conv1", source, quarter, 1), conv(f"{name}.conv2", quarter, quarter), conv(f"{name}.conv3", quarter, outputs, 1)
+            conv(f"{name}.conv1", source, quarter, 1)
+            conv(f"{name}.conv2", quarter, quarter)
+            conv(f"{name}.conv3", quarter, outputs, 1)
             if block == 0 and layer > 1:
                 conv(f"{name}.downsample.0", source, outputs, 1)
     conv("feat_encoder.conv2", 96, 84, 1)
@@ -47,8 +50,13 @@ def shapes() -> Shapes:
         for i, source in enumerate((inputs, outputs)):
             conv(f"encoder.pyramid{level}.{i}.0", source, outputs, activation=f"encoder.pyramid{level}.{i}.1")
     c1, c2, c3, c4 = CHANNELS
-    for level, inputs, width, outputs in ((4, 2 * c4 + 1, 2 * c4, 4 + c3), (3, 3 * c3 + 4, 3 * c3, 4 + c2), (2, 3 * c2 + 4, 3 * c2, 4 + c1),
-                                          (1, 3 * c1 + 4, 3 * c1, 8 * FLOWS)):  # fmt: skip
+    decoders = (
+        (4, 2 * c4 + 1, 2 * c4, 4 + c3),
+        (3, 3 * c3 + 4, 3 * c3, 4 + c2),
+        (2, 3 * c2 + 4, 3 * c2, 4 + c1),
+        (1, 3 * c1 + 4, 3 * c1, 8 * FLOWS),
+    )
+    for level, inputs, width, outputs in decoders:
         block = f"decoder{level}.convblock"
         conv(f"{block}.0.0", inputs, width, activation=f"{block}.0.1")
         for i, channels in enumerate((width, SKIP, width, SKIP), 1):
@@ -58,11 +66,17 @@ def shapes() -> Shapes:
         out[f"{block}.2.weight"], out[f"{block}.2.bias"] = (width, outputs, 4, 4), (outputs,)
     for level, feature in ((4, c3), (3, c2), (2, c1)):
         name, hidden, fc = f"update{level}", 76, 68
-        conv(f"{name}.convc1", 2 * LEVELS * (2 * RADIUS + 1) ** 2, 64, 1), conv(f"{name}.convf1", 4, 40, 7), conv(f"{name}.convf2", 40, 20)
-        conv(f"{name}.conv", 84, fc), conv(f"{name}.gru.0", fc + 4 + feature, hidden), conv(f"{name}.gru.2", hidden, hidden)
+        conv(f"{name}.convc1", 2 * LEVELS * (2 * RADIUS + 1) ** 2, 64, 1)
+        conv(f"{name}.convf1", 4, 40, 7)
+        conv(f"{name}.convf2", 40, 20)
+        conv(f"{name}.conv", 84, fc)
+        conv(f"{name}.gru.0", fc + 4 + feature, hidden)
+        conv(f"{name}.gru.2", hidden, hidden)
         for head, outputs in (("feat_head", feature), ("flow_head", 4)):
-            conv(f"{name}.{head}.0", hidden, hidden), conv(f"{name}.{head}.2", hidden, outputs)
-    conv("comb_block.0", 3 * FLOWS, 6 * FLOWS, activation="comb_block.1"), conv("comb_block.2", 6 * FLOWS, 3)
+            conv(f"{name}.{head}.0", hidden, hidden)
+            conv(f"{name}.{head}.2", hidden, outputs)
+    conv("comb_block.0", 3 * FLOWS, 6 * FLOWS, activation="comb_block.1")
+    conv("comb_block.2", 6 * FLOWS, 3)
     return out
 
 
@@ -78,7 +92,10 @@ def _instance_norm(x):
 
 def _matching_features(x, weights: Weights):
     """[b, h, w, 3] to [b, h/8, w/8, 84]."""
-    normed = lambda x, name, **how: _instance_norm(convolve(x, weights, f"feat_encoder.{name}", **how))
+
+    def normed(x, name, **how):
+        return _instance_norm(convolve(x, weights, f"feat_encoder.{name}", **how))
+
     x = jax.nn.relu(normed(x, "conv1", stride=2, padding=3))
     for layer in (1, 2, 3):
         for block in (0, 1):
@@ -93,12 +110,16 @@ def _matching_features(x, weights: Weights):
 def _pyramid(x, weights: Weights):
     out = []
     for level in range(1, 5):
-        x = _activated(_activated(x, weights, f"encoder.pyramid{level}.0", stride=2), weights, f"encoder.pyramid{level}.1")
+        x = _activated(
+            _activated(x, weights, f"encoder.pyramid{level}.0", stride=2), weights, f"encoder.pyramid{level}.1"
+        )
         out.append(x)
     return out
 
 
-def sample_at(image: Float[Array, "b h w c"], x: Float[Array, "b *n"], y: Float[Array, "b *n"], *, border: bool) -> Float[Array, "b *n c"]:
+def sample_at(
+    image: Float[Array, "b h w c"], x: Float[Array, "b *n"], y: Float[Array, "b *n"], *, border: bool
+) -> Float[Array, "b *n c"]:
     """Bilinear values at pixel positions; outside, the nearest border pixel or zero."""
     height, width = image.shape[1:3]
     if border:
@@ -152,7 +173,11 @@ def look_up(maps: list, x: Float[Array, "b h w"], y: Float[Array, "b h w"]) -> F
 
 def _residual(x, weights: Weights, name: str):
     """Five convolutions; the second and fourth touch only the last SKIP channels."""
-    side = lambda x, i: jnp.concatenate([x[..., :-SKIP], _activated(x[..., -SKIP:], weights, f"{name}.conv{i}")], -1)
+
+    def side(x, i):
+        last = _activated(x[..., -SKIP:], weights, f"{name}.conv{i}")
+        return jnp.concatenate([x[..., :-SKIP], last], -1)
+
     y = side(_activated(x, weights, f"{name}.conv1"), 2)
     y = side(_activated(y, weights, f"{name}.conv3"), 4)
     return prelu(x + convolve(y, weights, f"{name}.conv5", padding=1), weights, f"{name}.prelu")
@@ -177,7 +202,11 @@ def _update(feature, flow, correlation, weights: Weights, level: int, factor: in
     both = _leaky(convolve(jnp.concatenate([seen, moved], -1), weights, f"{name}.conv", padding=1))
     x = jnp.concatenate([both, flow, net], -1)
     x = convolve(_leaky(convolve(x, weights, f"{name}.gru.0", padding=1)), weights, f"{name}.gru.2", padding=1)
-    head = lambda kind: convolve(_leaky(convolve(x, weights, f"{name}.{kind}.0", padding=1)), weights, f"{name}.{kind}.2", padding=1)
+
+    def head(kind):
+        hidden = _leaky(convolve(x, weights, f"{name}.{kind}.0", padding=1))
+        return convolve(hidden, weights, f"{name}.{kind}.2", padding=1)
+
     deltas = head("feat_head"), head("flow_head")
     return deltas if factor == 1 else (_scaled(deltas[0], factor), factor * _scaled(deltas[1], factor))
 
@@ -192,9 +221,12 @@ def between(weights: Weights, first: Float[Array, "b h w 3"], second: Float[Arra
     pyramids = [_pyramid(x, weights) for x in (first, second)]
 
     def around(flow0, flow1, factor):
-        """What both frames look like around where the flows (at 1/8 of the picture times `factor`) point, and the flows at 1/8."""
+        """What both frames look like around where the flows (at 1/8 of the picture times `factor`) point, and the
+        flows at 1/8."""
         small = [f if factor == 1 else _scaled(f, 1 / factor) / factor for f in (flow0, flow1)]
-        looks = [look_up(m, x[None] + 2 * f[..., 0], y[None] + 2 * f[..., 1]) for m, f in zip(maps, small[::-1], strict=True)]
+        looks = [
+            look_up(m, x[None] + 2 * f[..., 0], y[None] + 2 * f[..., 1]) for m, f in zip(maps, small[::-1], strict=True)
+        ]
         return jnp.concatenate(looks, -1), jnp.concatenate(small, -1)
 
     half = jnp.full((len(first), *pyramids[0][3].shape[1:3], 1), 0.5)
@@ -220,5 +252,7 @@ def between(weights: Weights, first: Float[Array, "b h w 3"], second: Float[Arra
         warped = [warp(image, flow[..., 2 * i : 2 * i + 2]) for image, flow in ((first, flow0), (second, flow1))]
         share = mask[..., i : i + 1]
         blends.append(share * warped[0] + (1 - share) * warped[1] + mean + rest[..., 3 * i : 3 * i + 3])
-    combined = convolve(_activated(jnp.concatenate(blends, -1), weights, "comb_block"), weights, "comb_block.2", padding=1)
+    combined = convolve(
+        _activated(jnp.concatenate(blends, -1), weights, "comb_block"), weights, "comb_block.2", padding=1
+    )
     return Result((sum(blends) / FLOWS + combined).clip(0, 1), flows, features)

@@ -27,13 +27,22 @@ class CLIPConfig:
 
 def shapes(cfg: CLIPConfig) -> Shapes:
     d, tokens = cfg.dim, (cfg.image_size // cfg.patch) ** 2 + 1
-    out = {"class_embedding": (d,), "positional_embedding": (tokens, d), "proj": (d, cfg.out_dim), "conv1.weight": (d, 3, cfg.patch, cfg.patch)}
+    out = {
+        "class_embedding": (d,),
+        "positional_embedding": (tokens, d),
+        "proj": (d, cfg.out_dim),
+        "conv1.weight": (d, 3, cfg.patch, cfg.patch),
+    }
     norms = ["ln_pre", "ln_post"]
     for i in range(cfg.num_layers):
         block = f"transformer.resblocks.{i}"
         norms += [f"{block}.ln_1", f"{block}.ln_2"]
         out |= {f"{block}.attn.in_proj_weight": (3 * d, d), f"{block}.attn.in_proj_bias": (3 * d,)}
-        for name, (outputs, inputs) in {"attn.out_proj": (d, d), "mlp.c_fc": (4 * d, d), "mlp.c_proj": (d, 4 * d)}.items():
+        for name, (outputs, inputs) in {
+            "attn.out_proj": (d, d),
+            "mlp.c_fc": (4 * d, d),
+            "mlp.c_proj": (d, 4 * d),
+        }.items():
             out |= {f"{block}.{name}.weight": (outputs, inputs), f"{block}.{name}.bias": (outputs,)}
     out |= {f"{norm}.{part}": (d,) for norm in norms for part in ("weight", "bias")}
     return {f"visual.{name}": shape for name, shape in out.items()}
@@ -48,10 +57,14 @@ def image_features(cfg: CLIPConfig, weights: Weights, pixels: Float[Array, "b si
     """Features of normalised pictures, not yet of unit length."""
 
     def linear(x, name, weight=".weight", bias=".bias"):
-        return x @ weights[f"visual.{name}{weight}"].T + weights[f"visual.{name}{bias}"].reshape((1,) * (x.ndim - 1) + (-1,))
+        return x @ weights[f"visual.{name}{weight}"].T + weights[f"visual.{name}{bias}"].reshape(
+            (1,) * (x.ndim - 1) + (-1,)
+        )
 
     def norm(x, name):
-        return layer_norm(x, EPS) * weights[f"visual.{name}.weight"].reshape(1, 1, -1) + weights[f"visual.{name}.bias"].reshape(1, 1, -1)
+        return layer_norm(x, EPS) * weights[f"visual.{name}.weight"].reshape(1, 1, -1) + weights[
+            f"visual.{name}.bias"
+        ].reshape(1, 1, -1)
 
     x = rearrange(convolve(pixels, weights, "visual.conv1", stride=cfg.patch, padding=0), "b h w c -> b (h w) c")
     first = jnp.broadcast_to(weights["visual.class_embedding"].reshape(1, 1, -1), (len(x), 1, cfg.dim))
@@ -61,7 +74,9 @@ def image_features(cfg: CLIPConfig, weights: Weights, pixels: Float[Array, "b si
         qkv = linear(norm(x, f"{block}.ln_1"), f"{block}.attn.in_proj", "_weight", "_bias")
         q, k, v = (rearrange(a, "b l (n k) -> b n l k", n=cfg.num_heads) for a in jnp.split(qkv, 3, -1))
         mixed = jax.nn.softmax(jnp.einsum("bnlk,bnmk->bnlm", q, k) / (cfg.dim // cfg.num_heads) ** 0.5, -1)
-        x = x + linear(rearrange(jnp.einsum("bnlm,bnmk->bnlk", mixed, v), "b n l k -> b l (n k)"), f"{block}.attn.out_proj")
+        x = x + linear(
+            rearrange(jnp.einsum("bnlm,bnmk->bnlk", mixed, v), "b n l k -> b l (n k)"), f"{block}.attn.out_proj"
+        )
         hidden = linear(norm(x, f"{block}.ln_2"), f"{block}.mlp.c_fc")
         x = x + linear(hidden * jax.nn.sigmoid(1.702 * hidden), f"{block}.mlp.c_proj")
     return norm(x[:, :1], "ln_post")[:, 0] @ weights["visual.proj"]

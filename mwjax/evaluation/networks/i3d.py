@@ -1,4 +1,5 @@
-"""I3D (Carreira & Zisserman 2017), the network of the Fréchet video distance, with the keys of VideoGPT's `i3d_pretrained_400.pt`."""
+"""I3D (Carreira & Zisserman 2017), the network of the Fréchet video distance, with the keys of VideoGPT's
+`i3d_pretrained_400.pt`."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,16 @@ EPS = 1e-5  # of batch norm, as in that port; the first release had 1e-3
 BRANCHES = ("b0", "b1a", "b1b", "b2a", "b2b", "b3b")
 # Inception blocks: name → (channels in, channels of each branch's convolutions).
 MIXED = {
-    "3b": (192, (64, 96, 128, 16, 32, 32)), "3c": (256, (128, 128, 192, 32, 96, 64)),
-    "4b": (480, (192, 96, 208, 16, 48, 64)), "4c": (512, (160, 112, 224, 24, 64, 64)), "4d": (512, (128, 128, 256, 24, 64, 64)),
-    "4e": (512, (112, 144, 288, 32, 64, 64)), "4f": (528, (256, 160, 320, 32, 128, 128)),
-    "5b": (832, (256, 160, 320, 32, 128, 128)), "5c": (832, (384, 192, 384, 48, 128, 128)),
-}  # fmt: skip
+    "3b": (192, (64, 96, 128, 16, 32, 32)),
+    "3c": (256, (128, 128, 192, 32, 96, 64)),
+    "4b": (480, (192, 96, 208, 16, 48, 64)),
+    "4c": (512, (160, 112, 224, 24, 64, 64)),
+    "4d": (512, (128, 128, 256, 24, 64, 64)),
+    "4e": (512, (112, 144, 288, 32, 64, 64)),
+    "4f": (528, (256, 160, 320, 32, 128, 128)),
+    "5b": (832, (256, 160, 320, 32, 128, 128)),
+    "5c": (832, (384, 192, 384, 48, 128, 128)),
+}
 POOL_BEFORE = {"3b": ((1, 3, 3), (1, 2, 2)), "4b": ((3, 3, 3), (2, 2, 2)), "5b": ((2, 2, 2), (2, 2, 2))}
 LEAST_FRAMES = 10
 
@@ -44,7 +50,11 @@ def unit(x: Float[Array, "b t h w c"], weights: Weights, name: str, *, stride: i
     """Convolution, batch norm by running statistics, ReLU."""
     y = convolve(x, weights, f"{name}.conv3d", stride=stride)
     scale = weights[f"{name}.bn.weight"] * jax.lax.rsqrt(weights[f"{name}.bn.running_var"] + EPS)
-    return jnp.maximum((y - per_channel(weights[f"{name}.bn.running_mean"], y)) * per_channel(scale, y) + per_channel(weights[f"{name}.bn.bias"], y), 0)
+    return jnp.maximum(
+        (y - per_channel(weights[f"{name}.bn.running_mean"], y)) * per_channel(scale, y)
+        + per_channel(weights[f"{name}.bn.bias"], y),
+        0,
+    )
 
 
 def i3d(weights: Weights, video: Float[Array, "b t 224 224 3"]) -> Float[Array, "b classes"]:

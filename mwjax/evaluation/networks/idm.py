@@ -1,8 +1,9 @@
-"""Inverse dynamics model: which buttons and camera motion lie between the frames of a video. Source: OpenAI VPT `lib/policy.py`, `lib/impala_cnn.py`.
+"""Inverse dynamics model: which buttons and camera motion lie between the frames of a video. Source: OpenAI VPT
+`lib/policy.py`, `lib/impala_cnn.py`.
 
-Convolutions over five neighbouring frames, a residual network on each frame, attention over all frames. Two habits of the original
-are kept: its `lastlayer` is computed and thrown away (so it is left out here), and a block's residual is added to the normalised input.
-"""
+Convolutions over five neighbouring frames, a residual network on each frame, attention over all frames. Two habits of
+the original are kept: its `lastlayer` is computed and thrown away (so it is left out here), and a block's residual is
+added to the normalised input."""
 
 import dataclasses
 import functools
@@ -23,7 +24,8 @@ EPS = 1e-5
 
 @dataclasses.dataclass(frozen=True)
 class IDMConfig:
-    """Sizes; the defaults are the released `4x_idm`. frames_at_once: how many go through the convolutions together (0: all), for memory."""
+    """Sizes; the defaults are the released `4x_idm`. frames_at_once: how many go through the convolutions together
+    (0: all), for memory."""
 
     image_size: tuple[int, int] = (128, 128)
     conv3d: int = 128
@@ -37,7 +39,9 @@ class IDMConfig:
     frames_at_once: int = 0
 
 
-def group_norm(x: Float[Array, "*b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]) -> Float[Array, "*b h w c"]:
+def group_norm(
+    x: Float[Array, "*b h w c"], scale: Float[Array, " c"], bias: Float[Array, " c"]
+) -> Float[Array, "*b h w c"]:
     """Normalised over a whole frame (one group), with a scale and bias per channel."""
     mean = x.mean((-3, -2, -1), keepdims=True)
     variance = jnp.mean((x - mean) ** 2, (-3, -2, -1), keepdims=True)
@@ -46,7 +50,8 @@ def group_norm(x: Float[Array, "*b h w c"], scale: Float[Array, " c"], bias: Flo
 
 
 def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    """Maximum over 3×3, every second pixel, beyond the border nothing. Along one axis, then the other: its gradient is far cheaper so."""
+    """Maximum over 3×3, every second pixel, beyond the border nothing. Along one axis, then the other: its gradient
+    is far cheaper so."""
     for axis in (1, 2):
         size = x.shape[axis]
         padded = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(4)], constant_values=-jnp.inf)
@@ -55,7 +60,8 @@ def halve(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
 
 
 def differences(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Float[Array, "5 1 1 3 c"]:
-    """A start for the first layer: three quarters of its channels see only what changes between frames, five times as strong.
+    """A start for the first layer: three quarters of its channels see only what changes between frames, five times as
+    strong.
 
     From an ordinary start a small model does not find motion in any time worth waiting for.
     """
@@ -67,7 +73,11 @@ def differences(rng: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Fl
 class FrameNorm(Module):
     @nn.compact
     def __call__(self, x):
-        return group_norm(x, self.param("scale", nn.initializers.ones, x.shape[-1:]), self.param("bias", nn.initializers.zeros, x.shape[-1:]))
+        return group_norm(
+            x,
+            self.param("scale", nn.initializers.ones, x.shape[-1:]),
+            self.param("bias", nn.initializers.zeros, x.shape[-1:]),
+        )
 
 
 class NormConv(Module):
@@ -79,7 +89,9 @@ class NormConv(Module):
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, x.shape[-1], self.features))
         x = FrameNorm(name="norm")(x)
-        return nn.relu(jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+        return nn.relu(
+            jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        )
 
 
 class NormDense(Module):
@@ -104,7 +116,9 @@ class Stack(Module):
         x = NormConv(self.features, name="first")(x)
         x = FrameNorm(name="norm")(halve(x))
         for i in range(self.blocks):
-            x = x + NormConv(self.features, name=f"block_{i}_conv1")(NormConv(self.features, name=f"block_{i}_conv0")(x))
+            x = x + NormConv(self.features, name=f"block_{i}_conv1")(
+                NormConv(self.features, name=f"block_{i}_conv0")(x)
+            )
         return x
 
 
@@ -118,7 +132,9 @@ class Attend(Module):
     def __call__(self, x: Float[Array, "b f d"]) -> Float[Array, "b f d"]:
         dim = x.shape[-1]
         x = LayerNorm(EPS, name="norm")(x)
-        q, k, v = (rearrange(Dense(dim, use_bias=n == "q", name=n)(x), "b f (n k) -> b n f k", n=self.num_heads) for n in "qkv")
+        q, k, v = (
+            rearrange(Dense(dim, use_bias=n == "q", name=n)(x), "b f (n k) -> b n f k", n=self.num_heads) for n in "qkv"
+        )
         weights = jax.nn.softmax(jnp.einsum("bnfk,bngk->bnfg", q, k) / q.shape[-1], -1)
         x = x + Dense(dim, name="proj")(rearrange(jnp.einsum("bnfg,bngk->bnfk", weights, v), "b n f k -> b f (n k)"))
         return x + Dense(dim, name="mlp1")(NormDense(self.mlp_ratio * dim, name="mlp0")(x))
@@ -141,13 +157,15 @@ class FrameNet(Module):
 class InverseDynamics(Module):
     """Frames to logits of every button (two classes each) and of the camera's bins (pitch, yaw) at every frame.
 
-    Frames must have the size of the config. Logits are those before the original's temperature, which changes no decision.
-    """
+    Frames must have the size of the config. Logits are those before the original's temperature, which changes no
+    decision."""
 
     config: IDMConfig
 
     @nn.compact
-    def __call__(self, video: UInt8[Array, "b f h w 3"]) -> tuple[Float[Array, "b f buttons 2"], Float[Array, "b f 2 bins"]]:
+    def __call__(
+        self, video: UInt8[Array, "b f h w 3"]
+    ) -> tuple[Float[Array, "b f buttons 2"], Float[Array, "b f 2 bins"]]:
         cfg = self.config
         batch, frames = video.shape[:2]
         x = video.astype(jnp.float32) / 255
@@ -164,7 +182,9 @@ class InverseDynamics(Module):
             return net.apply({"params": params}, merged).reshape(batch, count, -1)
 
         if cfg.frames_at_once:
-            x = jax.lax.map(lambda start: features(start, 1)[:, 0], jnp.arange(frames), batch_size=cfg.frames_at_once).swapaxes(0, 1)
+            x = jax.lax.map(
+                lambda start: features(start, 1)[:, 0], jnp.arange(frames), batch_size=cfg.frames_at_once
+            ).swapaxes(0, 1)
         else:
             x = features(0, frames)
         for i in range(cfg.num_layers):
@@ -172,3 +192,10 @@ class InverseDynamics(Module):
         x = LayerNorm(EPS, name="final_norm")(nn.relu(x))
         buttons = Dense(2 * len(BUTTONS), name="buttons")(x).reshape(batch, frames, len(BUTTONS), 2)
         return buttons, Dense(2 * CAMERA_BINS, name="camera")(x).reshape(batch, frames, 2, CAMERA_BINS)
+
+
+@functools.cache
+def idm_shapes(cfg: IDMConfig) -> dict:
+    """Shapes of the parameters; nothing is allocated. Kept: do not change them."""
+    video = jnp.zeros((1, 1, *cfg.image_size, 3), jnp.uint8)
+    return jax.eval_shape(lambda: InverseDynamics(cfg).init(jax.random.key(0), video)["params"])

@@ -1,4 +1,5 @@
-"""LPIPS with VGG16 (Zhang et al. 2018): how far two pictures are apart for a network. Source: torchmetrics `functional/image/lpips.py`."""
+"""LPIPS with VGG16 (Zhang et al. 2018): how far two pictures are apart for a network. Source: torchmetrics
+`functional/image/lpips.py`."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,8 @@ from mwjax.types import Array, Float
 
 SHIFT = np.float32([-0.030, -0.088, -0.188])
 SCALE = np.float32([0.458, 0.448, 0.450])
-# Convolutions of VGG16 by their index in `features`, in groups; a pooling lies between groups and each group ends in what is compared.
+# Convolutions of VGG16 by their index in `features`, in groups; a pooling lies between groups and each group ends in
+# what is compared.
 GROUPS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 CHANNELS = (64, 128, 256, 512, 512)
 
@@ -38,5 +40,8 @@ def lpips_layers(weights: Weights, a: Float[Array, "b h w 3"], b: Float[Array, "
     """The five terms whose sum is the distance. Pictures are taken as they are; the network was made for [-1, 1]."""
     terms = []
     for k, (x, y) in enumerate(zip(features(weights, a), features(weights, b), strict=True)):
-        terms.append(jnp.einsum("bhwc,c->b", (x - y) ** 2, weights[f"lin{k}.model.1.weight"].reshape(-1)) / (x.shape[1] * x.shape[2]))
+        terms.append(
+            jnp.einsum("bhwc,c->b", (x - y) ** 2, weights[f"lin{k}.model.1.weight"].reshape(-1))
+            / (x.shape[1] * x.shape[2])
+        )
     return jnp.stack(terms, -1)
