@@ -1,22 +1,26 @@
-"""Weights in and out: import a released model, export one to the files that others load, look at what a folder holds."""
+"""Weights in and out: import a released model, export one to the files that others load, see what a folder holds."""
 
 import argparse
 import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from converters import evaluation
+from converters import metrics
 from converters.convert import LAYOUTS, export_model, import_model, write_lora
-from converters.files import NUMPY
 from converters.folder import SHIPPED
-from converters.layouts import open_folder, open_lora
+from converters.kinds import OURS
+from converters.layouts import open_folder
 from converters.lora import NAMINGS as LORA_NAMINGS
 from converters.lora import naming as lora_naming
+from converters.lora import open_lora
 from mwjax.errors import InputError, command
 
 
-def fetch(name: str) -> pathlib.Path:
-    """A local folder, a shipped model, or a download from the Hugging Face hub (kept in its cache; a cut download carries on)."""
+def obtain(name: str) -> pathlib.Path:
+    """A local folder, a shipped model, or a download from the Hugging Face hub (kept in its cache; a cut download
+    carries on). Raises InputError if there is no such thing."""
     path = SHIPPED.get(name, pathlib.Path(name))
     if path.exists():
         return path
@@ -27,89 +31,169 @@ def fetch(name: str) -> pathlib.Path:
     try:
         return pathlib.Path(snapshot_download(name))
     except Exception as error:  # the hub raises many kinds: no network, no such name, no access
-        raise InputError(f"{name} is no local folder and could not be downloaded ({type(error).__name__}: {str(error).partition(chr(10))[0]})") from None
+        what = str(error).partition("\n")[0]
+        raise InputError(
+            f"{name} is no local folder and could not be downloaded ({type(error).__name__}: {what})"
+        ) from None
 
 
-def inspect(path: pathlib.Path) -> None:
-    """Print what a folder or LoRA file holds. Raises InputError if it is damaged or does not fit together."""
-    if path.is_file():
-        tensors = open_lora(path)
-        rows, rank = lora_naming(tensors)
-        name = next(name for name, (r, _) in LORA_NAMINGS.items() if r is rows)
-        layers = sum(n.endswith((".lora_down.weight", ".lora_A.weight")) for n in tensors)
-        print(f"LoRA: rank {rank}, {layers} layers, {name} names, {tensors.count:,} parameters")
+def _add_dtype(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=["keep", "bfloat16", "float32"],
+        default="keep",
+        help="of the written weights, but the VAE's",
+    )
+
+
+def _dtype(args: argparse.Namespace) -> np.dtype | None:
+    return None if args.dtype == "keep" else np.dtype(args.dtype)
+
+
+def _list_written(paths: list[pathlib.Path]) -> None:
+    print("wrote")
+    for path in paths:
+        print(f"  {path}")
+
+
+def import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", help="folder, or Hugging Face name such as Wan-AI/Wan2.1-T2V-1.3B or amd/Micro-World-T2W"
+    )
+    parser.add_argument("out", type=pathlib.Path, help="model folder to write; an unfinished one is continued")
+    parser.add_argument(
+        "--base", default="", help="folder or name that gives what SOURCE lacks (VAE, encoders, tokenizer)"
+    )
+    parser.add_argument(
+        "--lora",
+        type=pathlib.Path,
+        default=None,
+        help="LoRA file to go with the model (released, PEFT or diffusers naming)",
+    )
+    parser.add_argument("--variant", default="", help="sub-folder of SOURCE, such as T2W or I2W")
+    _add_dtype(parser)
+
+
+def run_import(args: argparse.Namespace) -> None:
+    base = obtain(args.base) if args.base else None
+    source = obtain(args.source) / args.variant
+    _list_written(import_model(source, args.out, base=base, lora=args.lora, dtype=_dtype(args)))
+
+
+def export_flags(parser: argparse.ArgumentParser) -> None:
+    formats = [*(name for name in LAYOUTS if name != OURS), "lora"]
+    parser.add_argument("checkpoint", help="model folder (runs/…/model)")
+    parser.add_argument("out", type=pathlib.Path, help="folder to write (a .safetensors file for --format lora)")
+    parser.add_argument("--format", required=True, choices=formats, dest="layout")
+    parser.add_argument("--naming", choices=list(LORA_NAMINGS), default="released", help="key names of --format lora")
+    _add_dtype(parser)
+
+
+def run_export(args: argparse.Namespace) -> None:
+    source = obtain(args.checkpoint)
+    if args.layout != "lora":
+        _list_written(export_model(source, args.out, layout=args.layout, dtype=_dtype(args)))
         return
-    folder = open_folder(path)
-    folder.check()
+    folder = open_folder(source)
+    if folder.lora is None:
+        raise InputError(f"{args.checkpoint} has no LoRA")
+    if args.out.suffix != ".safetensors":
+        raise InputError(f"{args.out} must end in .safetensors")
+    _list_written([write_lora(folder.lora, folder.transformer, args.out, args.naming, dtype=_dtype(args))])
+
+
+def inspect_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="folder, .safetensors file or shipped model")
+
+
+def run_inspect(args: argparse.Namespace) -> None:
+    path = SHIPPED.get(args.path, pathlib.Path(args.path))
+    if not path.exists():
+        raise InputError(f"{args.path} is not there")
+    if path.is_file():
+        _show_lora(path)
+    else:
+        _show_folder(path)
+
+
+def _show_lora(path: pathlib.Path) -> None:
+    tensors = open_lora(path)
+    name, rank = lora_naming(tensors)
+    layers = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in tensors)
+    print(f"LoRA: rank {rank}, {layers} layers, {name} names, {tensors.count:,} parameters")
+
+
+def _show_folder(path: pathlib.Path) -> None:
+    folder = open_folder(path).check()
     for kind, network in folder.networks.items():
-        dtypes = ", ".join(sorted({dtype.name for _, dtype in network.tensors.specs.values()}))
-        print(f"{kind}: {network.tensors.count:,} parameters, {dtypes}, {network.naming} names, {len(network.tensors.paths)} file(s)")
+        tensors = network.tensors
+        dtypes = ", ".join(sorted({dtype.name for _, dtype in tensors.specs.values()}))
+        files = f"{len(tensors.paths)} file(s)"
+        print(f"{kind}: {tensors.count:,} parameters, {dtypes}, {network.naming} names, {files}")
         print(f"  {network.config}")
     if folder.lora:
         tensors = open_lora(folder.lora)
-        print(f"LoRA: rank {lora_naming(tensors)[1]}, {tensors.count:,} parameters")
+        _, rank = lora_naming(tensors)
+        print(f"LoRA: rank {rank}, {tensors.count:,} parameters")
     print(f"tokenizer: {folder.tokenizer or 'none'}")
     print(f"missing for sampling: {', '.join(folder.missing) or 'nothing'}")
+
+
+def metric_flags(parser: argparse.ArgumentParser) -> None:
+    names = "; ".join(f"{name}: {source.what}" for name, source in metrics.SOURCES.items())
+    parser.add_argument("name", choices=list(metrics.SOURCES), help=names)
+    parser.add_argument(
+        "files",
+        nargs="*",
+        type=pathlib.Path,
+        help="what was downloaded by hand (.pth, .pt, .weights, .safetensors)",
+    )
+    parser.add_argument("--out", type=pathlib.Path, default=metrics.FOLDER, help="(default: %(default)s)")
+
+
+def run_metric(args: argparse.Namespace) -> None:
+    downloaded = []
+    if not args.files:
+        folder = args.out / "downloads"
+        downloaded = [metrics.fetch(url, folder) for url in metrics.SOURCES[args.name].urls]
+    try:
+        print(f"wrote {metrics.import_network(args.name, args.files or downloaded, args.out)}")
+    except InputError:
+        for path in downloaded:  # so that the same command downloads them again
+            path.unlink(missing_ok=True)
+        raise
+
+
+class Subcommand(NamedTuple):
+    """flags(parser) adds its own; run(args) does it. Raises InputError for what a user can mend."""
+
+    help: str
+    flags: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+SUBCOMMANDS = {
+    "import": Subcommand(
+        "released weights (any layout) to a model folder for mwjax.sample and mwjax.train", import_flags, run_import
+    ),
+    "export": Subcommand("a model folder to files that other programs load", export_flags, run_export),
+    "inspect": Subcommand("what a folder or LoRA file holds and lacks", inspect_flags, run_inspect),
+    "metric": Subcommand(
+        "published weights of a network that mwjax.evaluate uses; downloaded unless FILES are given",
+        metric_flags,
+        run_metric,
+    ),
+}
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m converters", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    importer = commands.add_parser("import", help="released weights (any layout) to a model folder for mwjax.sample and mwjax.train")
-    importer.add_argument("source", help="folder, or Hugging Face name such as Wan-AI/Wan2.1-T2V-1.3B or amd/Micro-World-T2W")
-    importer.add_argument("out", type=pathlib.Path, help="model folder to write; an unfinished one is continued")
-    importer.add_argument("--base", default="", help="folder or name that gives what SOURCE lacks (VAE, encoders, tokenizer)")
-    importer.add_argument("--lora", type=pathlib.Path, default=None, help="LoRA file to go with the model (released, PEFT or diffusers naming)")
-    importer.add_argument("--variant", default="", help="sub-folder of SOURCE, such as T2W or I2W")
-    exporter = commands.add_parser("export", help="a model folder to files that other programs load")
-    exporter.add_argument("checkpoint", help="model folder (runs/…/model)")
-    exporter.add_argument("out", type=pathlib.Path, help="folder to write (a .safetensors file for --format lora)")
-    exporter.add_argument("--format", required=True, choices=[*(name for name in LAYOUTS if name != "mwjax"), "lora"], dest="layout")
-    exporter.add_argument("--naming", choices=list(LORA_NAMINGS), default="released", help="key names of --format lora")
-    for sub in (importer, exporter):
-        sub.add_argument("--dtype", choices=["keep", "bfloat16", "float32"], default="keep", help="of the written weights, but the VAE's")
-    inspector = commands.add_parser("inspect", help="what a folder or LoRA file holds and lacks")
-    inspector.add_argument("path", help="folder, .safetensors file or shipped model")
-    metric = commands.add_parser("metric", help="published weights of a network that mwjax.evaluate uses; downloaded unless FILES are given")
-    metric.add_argument("name", choices=list(evaluation.SOURCES), help="; ".join(f"{name}: {source.what}" for name, source in evaluation.SOURCES.items()))
-    metric.add_argument("files", nargs="*", type=pathlib.Path, help="what was downloaded by hand (.pth, .pt, .weights, .safetensors)")
-    metric.add_argument("--out", type=pathlib.Path, default=evaluation.FOLDER, help="(default: %(default)s)")
+    for name, subcommand in SUBCOMMANDS.items():
+        subcommand.flags(commands.add_parser(name, help=subcommand.help))
     args = parser.parse_args(argv)
-    if args.command == "metric":
-        downloaded = [] if args.files else [evaluation.fetch(url, args.out / "downloads") for url in evaluation.SOURCES[args.name].urls]
-        try:
-            print(f"wrote {evaluation.import_network(args.name, args.files or downloaded, args.out)}")
-        except InputError:
-            for path in downloaded:  # so that the same command downloads them again
-                path.unlink(missing_ok=True)
-            raise
-        return
-    if args.command == "inspect":
-        inspect(SHIPPED.get(args.path) or _existing(args.path))
-        return
-    dtype = None if args.dtype == "keep" else {np.dtype(d).name: np.dtype(d) for d in NUMPY.values()}[args.dtype]
-    if args.command == "import":
-        base = fetch(args.base) if args.base else None
-        paths = import_model(fetch(args.source) / args.variant, args.out, base=base, lora=args.lora, dtype=dtype, report=print)
-    elif args.layout == "lora":
-        folder = open_folder(fetch(args.checkpoint))
-        if folder.lora is None:
-            raise InputError(f"{args.checkpoint} has no LoRA")
-        if args.out.suffix != ".safetensors":
-            raise InputError(f"{args.out} must end in .safetensors")
-        paths = write_lora(folder.lora, folder.networks["transformer"], args.out, args.naming, dtype=dtype)
-    else:
-        paths = export_model(fetch(args.checkpoint), args.out, layout=args.layout, dtype=dtype)
-    print("wrote")
-    for path in paths:
-        print(f"  {path}")
-
-
-def _existing(name: str) -> pathlib.Path:
-    if not pathlib.Path(name).exists():
-        raise InputError(f"{name} is not there")
-    return pathlib.Path(name)
+    SUBCOMMANDS[args.command].run(args)
 
 
 if __name__ == "__main__":

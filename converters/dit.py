@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Mapping
 
 from converters.tables import Row
-from mwjax.models.dit import DiTConfig
+from mwjax.models.block import DiTConfig
 from mwjax.models.world_model import WorldConfig
 
 TEXT_LEN = 512  # tokens that a diffusers pipeline pads prompts to, unless told otherwise; its config does not say
+IMAGE_DIM = 1280  # of CLIP ViT-H/14, which released configs leave out
+CONTROL_KEYS = ((".action_blocks.", "controlnet"), (".action_adaLN_modulation.", "adaln"))
 
 
 def _blocks(theirs: str, ours: str) -> tuple[Row, ...]:
@@ -22,7 +24,7 @@ def _blocks(theirs: str, ours: str) -> tuple[Row, ...]:
     )
 
 
-BACKBONE: tuple[Row, ...] = (
+BACKBONE_ROWS: tuple[Row, ...] = (
     ("patch_embedding", "backbone/patch_embedding", "patch"),
     ("time_projection.1", "backbone/time_projection", "linear"),
     ("{part}_embedding.0", "backbone/{part}_embedding/dense_0", "linear"),
@@ -36,7 +38,7 @@ BACKBONE: tuple[Row, ...] = (
     ("head.head", "backbone/head", "linear"),
 )
 
-ACTION: tuple[Row, ...] = (
+ACTION_ROWS: tuple[Row, ...] = (
     ("action_preprocess.{name}.0", "action_encoder/{name}/dense_0", "linear"),
     ("action_preprocess.{name}.2", "action_encoder/{name}/dense_1", "linear"),
     ("action_blocks.0.before_proj", "controlnet/before_proj", "linear"),
@@ -45,9 +47,9 @@ ACTION: tuple[Row, ...] = (
     ("blocks.{layer}.action_adaLN_modulation.1", "adaln", "linear"),
 )
 
-WORLD = BACKBONE + ACTION
+WORLD_ROWS = BACKBONE_ROWS + ACTION_ROWS
 
-DIFFUSERS: tuple[Row, ...] = (
+DIFFUSERS_ROWS: tuple[Row, ...] = (
     ("patch_embedding", "backbone/patch_embedding", "patch"),
     ("condition_embedder.time_proj", "backbone/time_projection", "linear"),
     ("condition_embedder.{part}_embedder.linear_1", "backbone/{part}_embedding/dense_0", "linear"),
@@ -68,7 +70,11 @@ DIFFUSERS: tuple[Row, ...] = (
             (f"blocks.{{layer}}.{theirs}.to_{{name}}", f"backbone/blocks/{part}/{{name}}", "linear"),
         )
     ),
-    ("blocks.{layer}.norm2", "backbone/blocks/norm3", "norm"),  # the norms before self-attention and MLP have no weights
+    (
+        "blocks.{layer}.norm2",
+        "backbone/blocks/norm3",
+        "norm",
+    ),  # the norms before self-attention and MLP have no weights
     ("blocks.{layer}.ffn.net.0.proj", "backbone/blocks/ffn/dense_0", "linear"),
     ("blocks.{layer}.ffn.net.2", "backbone/blocks/ffn/dense_1", "linear"),
     ("scale_shift_table", "backbone/head_modulation", "modulation"),
@@ -76,23 +82,29 @@ DIFFUSERS: tuple[Row, ...] = (
 )
 
 
-def control_of(names: Iterable[str]) -> str:
+def controls_of(names: Iterable[str]) -> tuple[str, ...]:
     """How a transformer with these key names is controlled."""
-    names = list(names)
-    if any(name.startswith("action_blocks.") for name in names):
-        return "controlnet"
-    return "adaln" if any(".action_adaLN_modulation." in name for name in names) else "none"
+    found = {control for name in names for part, control in CONTROL_KEYS if part in f".{name}"}
+    return tuple(control for _, control in CONTROL_KEYS if control in found)
 
 
-def config_from_json(config: Mapping, *, control: str = "none") -> WorldConfig:
+def config_from_json(config: Mapping, *, controls: tuple[str, ...] = ()) -> WorldConfig:
     """Our sizes from the original's constructor arguments (a released `config.json`)."""
+    image = config.get("model_type") == "i2v"
     backbone = DiTConfig(
-        dim=config["dim"], ffn_dim=config["ffn_dim"], num_heads=config["num_heads"], num_layers=config["num_layers"],
-        in_dim=config.get("in_dim", 16), out_dim=config.get("out_dim", 16), text_dim=config.get("text_dim", 4096),
-        text_len=config.get("text_len", 512), freq_dim=config.get("freq_dim", 256), eps=config.get("eps", 1e-6),
-        image_dim=config.get("image_dim", 1280) if config.get("model_type") == "i2v" else 0,
-    )  # fmt: skip
-    return WorldConfig(backbone, control=control, action_dim=config.get("action_dim", 1536))
+        dim=config["dim"],
+        ffn_dim=config["ffn_dim"],
+        num_heads=config["num_heads"],
+        num_layers=config["num_layers"],
+        in_dim=config.get("in_dim", 16),
+        out_dim=config.get("out_dim", 16),
+        text_dim=config.get("text_dim", 4096),
+        text_len=config.get("text_len", TEXT_LEN),
+        freq_dim=config.get("freq_dim", 256),
+        eps=config.get("eps", 1e-6),
+        image_dim=config.get("image_dim", IMAGE_DIM) if image else 0,
+    )
+    return WorldConfig(backbone, controls, config.get("action_dim", 1536))
 
 
 def config_to_json(cfg: WorldConfig) -> dict:
@@ -100,21 +112,42 @@ def config_to_json(cfg: WorldConfig) -> dict:
     b = cfg.backbone
     out = {
         "model_type": "i2v" if b.image_dim else "t2v",
-        "patch_size": [1, b.patch, b.patch], "dim": b.dim, "ffn_dim": b.ffn_dim, "num_heads": b.num_heads, "num_layers": b.num_layers,
-        "in_dim": b.in_dim, "out_dim": b.out_dim, "text_dim": b.text_dim, "text_len": b.text_len, "freq_dim": b.freq_dim,
-        "qk_norm": True, "cross_attn_norm": True, "eps": b.eps,
-    }  # fmt: skip
-    out |= {"image_dim": b.image_dim} if b.image_dim not in (0, 1280) else {}
-    return out if cfg.control == "none" else out | {"action_dim": cfg.action_dim, "mouse_dim": 2, "keyboard_dim": 7}
+        "patch_size": [1, b.patch, b.patch],
+        "dim": b.dim,
+        "ffn_dim": b.ffn_dim,
+        "num_heads": b.num_heads,
+        "num_layers": b.num_layers,
+        "in_dim": b.in_dim,
+        "out_dim": b.out_dim,
+        "text_dim": b.text_dim,
+        "text_len": b.text_len,
+        "freq_dim": b.freq_dim,
+        "qk_norm": True,
+        "cross_attn_norm": True,
+        "eps": b.eps,
+    }
+    if b.image_dim not in (0, IMAGE_DIM):
+        out["image_dim"] = b.image_dim
+    if cfg.controls:
+        out |= {"action_dim": cfg.action_dim, "mouse_dim": 2, "keyboard_dim": 7}
+    return out
 
 
 def config_from_diffusers(config: Mapping) -> WorldConfig:
     """Our sizes from the `config.json` of a `WanTransformer3DModel`."""
     backbone = DiTConfig(
-        dim=config["num_attention_heads"] * config["attention_head_dim"], ffn_dim=config["ffn_dim"], num_heads=config["num_attention_heads"],
-        num_layers=config["num_layers"], in_dim=config["in_channels"], out_dim=config["out_channels"], text_dim=config["text_dim"],
-        text_len=config.get("text_len", TEXT_LEN), freq_dim=config["freq_dim"], eps=config["eps"], image_dim=config.get("image_dim") or 0,
-    )  # fmt: skip
+        dim=config["num_attention_heads"] * config["attention_head_dim"],
+        ffn_dim=config["ffn_dim"],
+        num_heads=config["num_attention_heads"],
+        num_layers=config["num_layers"],
+        in_dim=config["in_channels"],
+        out_dim=config["out_channels"],
+        text_dim=config["text_dim"],
+        text_len=config.get("text_len", TEXT_LEN),
+        freq_dim=config["freq_dim"],
+        eps=config["eps"],
+        image_dim=config.get("image_dim") or 0,
+    )
     return WorldConfig(backbone)
 
 
@@ -123,9 +156,20 @@ def config_to_diffusers(cfg: WorldConfig) -> dict:
     b = cfg.backbone
     odd = {} if b.text_len == TEXT_LEN else {"text_len": b.text_len}
     return odd | {
-        "_class_name": "WanTransformer3DModel", "patch_size": [1, b.patch, b.patch], "num_attention_heads": b.num_heads,
-        "attention_head_dim": b.dim // b.num_heads, "in_channels": b.in_dim, "out_channels": b.out_dim, "text_dim": b.text_dim,
-        "freq_dim": b.freq_dim, "ffn_dim": b.ffn_dim, "num_layers": b.num_layers, "cross_attn_norm": True,
-        "qk_norm": "rms_norm_across_heads", "eps": b.eps, "image_dim": b.image_dim or None,
-        "added_kv_proj_dim": b.dim if b.image_dim else None, "rope_max_seq_len": 1024,
-    }  # fmt: skip
+        "_class_name": "WanTransformer3DModel",
+        "patch_size": [1, b.patch, b.patch],
+        "num_attention_heads": b.num_heads,
+        "attention_head_dim": b.dim // b.num_heads,
+        "in_channels": b.in_dim,
+        "out_channels": b.out_dim,
+        "text_dim": b.text_dim,
+        "freq_dim": b.freq_dim,
+        "ffn_dim": b.ffn_dim,
+        "num_layers": b.num_layers,
+        "cross_attn_norm": True,
+        "qk_norm": "rms_norm_across_heads",
+        "eps": b.eps,
+        "image_dim": b.image_dim or None,
+        "added_kv_proj_dim": b.dim if b.image_dim else None,
+        "rope_max_seq_len": 1024,
+    }

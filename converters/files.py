@@ -1,41 +1,64 @@
-"""Tensor files: reading one tensor at a time from safetensors (whole or sharded) and .pth, writing safetensors as a stream."""
+"""Tensor files: reading one tensor at a time from safetensors (whole or sharded) and .pth, writing safetensors as a
+stream."""
 
+import contextlib
 import hashlib
 import json
 import math
-import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import jax
 import ml_dtypes  # noqa: F401  teaches numpy bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mwjax.data.files import whole, write_whole
 from mwjax.errors import InputError
 
-DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
+DTYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float64": "F64",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 NUMPY = {code: np.dtype(name) for name, code in DTYPES.items()}
+Specs = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # {name: (shape, dtype)}
 
 
 def read_json(path: pathlib.Path) -> dict:
     """A JSON file. Raises InputError if it is missing or damaged."""
     try:
         value = json.loads(path.read_text())
-        if not isinstance(value, dict):
-            raise InputError(f"{path} is not a JSON object")
-        return value
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is not a JSON object")
+    return value
+
+
+def write_json(path: pathlib.Path, value: dict) -> None:
+    """Write a JSON file, indented by one space; folders are made."""
+    write_whole(path, json.dumps(value, indent=1) + "\n")
 
 
 class Tensors(Mapping):
-    """Named tensors that are read when asked for. `specs`: {name: (shape, dtype)}, known without reading."""
+    """Named tensors that are read when asked for.
 
-    def __init__(self, specs: dict[str, tuple[tuple[int, ...], np.dtype]], read: Callable[[str], np.ndarray], paths: Iterable[pathlib.Path]):
-        self.specs, self._read, self.paths = specs, read, tuple(paths)
+    specs: {name: (shape, dtype)}, known without reading. paths: the files that they lie in.
+    """
+
+    def __init__(self, specs: Specs, read: Callable[[str], np.ndarray], paths: Iterable[pathlib.Path]):
+        self.specs = specs
+        self.paths = tuple(paths)
+        self._read = read
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.specs:
@@ -48,8 +71,13 @@ class Tensors(Mapping):
     def __len__(self) -> int:
         return len(self.specs)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Known without reading. Raises KeyError if there is no such tensor."""
+        return self.specs[name][0]
+
     def renamed(self, rename: Callable[[str], str | None]) -> "Tensors":
-        """The same tensors under other names; those renamed to None are left out. Raises InputError if two come to the same name."""
+        """The same tensors under other names; those renamed to None are left out. Raises InputError if two come to the
+        same name."""
         names: dict[str, str] = {}
         for old in self.specs:
             new = rename(old)
@@ -57,12 +85,13 @@ class Tensors(Mapping):
                 raise InputError(f"{self.paths[0]} holds {new} twice, as {names[new]} and as {old}")
             if new is not None:
                 names[new] = old
-        return Tensors({new: self.specs[old] for new, old in names.items()}, lambda new: self._read(names[new]), self.paths)
+        specs = {new: self.specs[old] for new, old in names.items()}
+        return Tensors(specs, lambda new: self._read(names[new]), self.paths)
 
     @property
     def count(self) -> int:
         """Number of parameters."""
-        return sum(int(np.prod(shape)) for shape, _ in self.specs.values())
+        return sum(math.prod(shape) for shape, _ in self.specs.values())
 
 
 def open_safetensors(paths: list[pathlib.Path]) -> Tensors:
@@ -70,15 +99,18 @@ def open_safetensors(paths: list[pathlib.Path]) -> Tensors:
 
     Tensors are read from their place in the file, not mapped, so that what has been read does not stay in memory.
     """
-    places, specs = {}, {}
+    places = {}
+    specs = {}
     for path in paths:
         for name, (dtype, shape, start) in _header(path).items():
             if name in places:
                 raise InputError(f"{path} holds {name}, which another file of the folder holds too")
-            places[name], specs[name] = (path, start), (shape, dtype)
+            places[name] = (path, start)
+            specs[name] = (shape, dtype)
 
     def read(name: str) -> np.ndarray:
-        (path, start), (shape, dtype) = places[name], specs[name]
+        path, start = places[name]
+        shape, dtype = specs[name]
         return np.fromfile(path, dtype, math.prod(shape), offset=start).reshape(shape)
 
     return Tensors(specs, read, paths)
@@ -99,8 +131,14 @@ def _header(path: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...], in
     header.pop("__metadata__", None)
     odd = sorted({entry["dtype"] for entry in header.values()} - NUMPY.keys())
     if odd:
-        raise InputError(f"{path} holds {odd[0]} numbers, which are not known here; use a bfloat16, float16 or float32 file")
-    return {name: (NUMPY[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0]) for name, e in header.items()}
+        raise InputError(
+            f"{path} holds {odd[0]} numbers, which are not known here; use a bfloat16, float16 or float32 file"
+        )
+    first = 8 + length
+    return {
+        name: (NUMPY[entry["dtype"]], tuple(entry["shape"]), first + entry["data_offsets"][0])
+        for name, entry in header.items()
+    }
 
 
 def metadata(path: pathlib.Path) -> dict[str, str]:
@@ -133,7 +171,10 @@ def open_shards(folder: pathlib.Path, stem: str) -> Tensors:
 
 
 def open_pickle(path: pathlib.Path) -> Tensors:
-    """The tensors of a .pth file, of which nothing but tensors is ever unpickled, or of a TorchScript archive."""
+    """The tensors of a .pth file, of which nothing but tensors is ever unpickled, or of a TorchScript archive.
+
+    Raises InputError if it is missing or damaged, or holds more than tensors.
+    """
     if not path.exists():
         raise InputError(f"{path} is missing")
     try:
@@ -141,52 +182,87 @@ def open_pickle(path: pathlib.Path) -> Tensors:
     except ImportError:
         raise InputError(f'{path.name} needs PyTorch to be read; run: pip install -e ".[convert]"') from None
     try:
-        state = _state(path, torch)
-        tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+        tensors = {name: tensor for name, tensor in _state(path, torch).items() if isinstance(tensor, torch.Tensor)}
     except Exception as error:  # torch raises many kinds for files that are cut short or carry code
-        raise InputError(f"{path} is damaged or holds more than tensors ({type(error).__name__}); download it again") from None
+        kind = type(error).__name__
+        raise InputError(f"{path} is damaged or holds more than tensors ({kind}); download it again") from None
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name].contiguous()
-        return tensor.view(torch.int16).numpy().view(NUMPY["BF16"]) if tensor.dtype == torch.bfloat16 else tensor.numpy()
+        if tensor.dtype == torch.bfloat16:
+            return tensor.view(torch.int16).numpy().view(NUMPY["BF16"])
+        return tensor.numpy()
 
-    return Tensors({name: (tuple(t.shape), np.dtype(str(t.dtype).removeprefix("torch."))) for name, t in tensors.items()}, read, [path])
+    specs = {
+        name: (tuple(tensor.shape), np.dtype(str(tensor.dtype).removeprefix("torch.")))
+        for name, tensor in tensors.items()
+    }
+    return Tensors(specs, read, [path])
 
 
 def _state(path: pathlib.Path, torch) -> dict:
     """The state of a .pth file or of a TorchScript archive; of a checkpoint, what it keeps under "state_dict"."""
-    if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
+    zipped = zipfile.is_zipfile(path)
+    if zipped and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
         return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     return state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
 
 
-class Stream:
-    """A safetensors file written tensor by tensor; it appears under its name when closed, whole."""
+class TensorWriter:
+    """A safetensors file written tensor by tensor: `with TensorWriter(path, names) as file: file.add(name, array)`.
+
+    It appears under its name at the end, whole. names: of all tensors that will be added.
+    """
 
     def __init__(self, path: pathlib.Path, names: Iterable[str]):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self._part = path, path.with_name(path.name + ".part")
-        self._room = sum(len(json.dumps(name)) + 160 for name in names) + 64  # the header comes first and is known last; spaces may fill it
-        self._room += -self._room % 8
+        self.path = path
+        # The header comes first and is known last; spaces may fill it.
+        room = sum(len(json.dumps(name)) + 160 for name in names) + 64
+        self._room = room + -room % 8
         self._header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
         self._offset = 0
-        self._file = self._part.open("wb")
-        self._file.seek(8 + self._room)
+
+    def __enter__(self) -> "TensorWriter":
+        with contextlib.ExitStack() as stack:
+            part = stack.enter_context(whole(self.path))
+            self._file = stack.enter_context(part.open("wb"))
+            self._file.seek(8 + self._room)
+            self._open = stack.pop_all()
+        return self
 
     def add(self, name: str, array: np.ndarray) -> None:
+        """Write the next tensor."""
         end = self._offset + array.nbytes
-        self._header[name] = {"dtype": DTYPES[array.dtype.name], "shape": list(array.shape), "data_offsets": [self._offset, end]}
+        self._header[name] = {
+            "dtype": DTYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [self._offset, end],
+        }
         self._file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         self._offset = end
 
-    def close(self) -> None:
-        header = json.dumps(self._header, separators=(",", ":")).encode().ljust(self._room)
-        assert len(header) == self._room
-        self._file.seek(0)
-        self._file.write(self._room.to_bytes(8, "little") + header)
-        self._file.close()
-        os.replace(self._part, self.path)
+    def __exit__(self, *error) -> None:
+        if error[0] is not None:
+            self._open.__exit__(*error)  # what was written goes away
+            return
+        with self._open:
+            header = json.dumps(self._header, separators=(",", ":")).encode().ljust(self._room)
+            assert len(header) == self._room
+            self._file.seek(0)
+            self._file.write(self._room.to_bytes(8, "little") + header)
+
+
+def write_tensors(
+    path: pathlib.Path, pairs: Iterable[tuple[str, np.ndarray]], dtype: jax.typing.DTypeLike | None = None
+) -> None:
+    """Write (name, array) pairs as `dtype`, each as it is if None, to a safetensors file that appears whole or not at
+    all."""
+    pairs = list(pairs)
+    with TensorWriter(path, [name for name, _ in pairs]) as file:
+        for name, array in pairs:
+            array = np.asarray(array)
+            file.add(name, array if dtype is None else array.astype(dtype))
 
 
 def sha256(path: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ from converters.tables import Row
 from mwjax.errors import InputError
 from mwjax.evaluation.networks.idm import IDMConfig
 
-IDM: tuple[Row, ...] = (
+ROWS: tuple[Row, ...] = (
     ("net.conv3d_layer.layer", "conv3d", "conv3_flat"),
     ("net.img_process.cnn.stacks.{i}.firstconv.norm", "frames/stack_{i}/first/norm", "norm"),
     ("net.img_process.cnn.stacks.{i}.firstconv.layer", "frames/stack_{i}/first", "conv2"),
@@ -25,8 +25,10 @@ IDM: tuple[Row, ...] = (
     ("pi_head.{name}.linear_layer", "{name}", "linear"),
 )
 
-# In the released file and never used: a layer whose output is thrown away, and relative positions over a memory of no length.
+# In the released file and never used: a layer whose output is thrown away, and relative positions over a memory of no
+# length.
 UNUSED = ("net.lastlayer.", ".b_nd", ".r_layer.")
+WIDTHS = (16, 32, 32)  # channels of the three stacks at an `impala_width` of 1
 
 
 def used(name: str) -> str | None:
@@ -35,21 +37,46 @@ def used(name: str) -> str | None:
 
 
 def config_from_json(config: Mapping, *, frames_at_once: int = 0) -> IDMConfig:
-    """Our sizes from the original's constructor arguments, `net` of the `.model` file."""
-    if config.get("attention_mask_style", "none") != "none" or config.get("recurrence_type", "transformer") != "transformer":
-        raise InputError("this inverse dynamics model is recurrent or causal; only VPT's bidirectional transformer is known")
-    width = config["impala_width"]
-    return IDMConfig(tuple(config["img_shape"][:2]), config["conv3d_params"]["outchan"], tuple(round(width * c) for c in (16, 32, 32)),
-                     dim=config["hidsize"], num_heads=config["attention_heads"], num_layers=config["n_recurrence_layers"],
-                     mlp_ratio=config["pointwise_ratio"], frames_at_once=frames_at_once)  # fmt: skip
+    """Our sizes from the original's constructor arguments, `net` of the `.model` file. Raises InputError for those of a
+    model that is recurrent or causal."""
+    mask = config.get("attention_mask_style", "none")
+    recurrence = config.get("recurrence_type", "transformer")
+    if (mask, recurrence) != ("none", "transformer"):
+        raise InputError(
+            "this inverse dynamics model is recurrent or causal; only VPT's bidirectional transformer is known"
+        )
+    return IDMConfig(
+        image_size=tuple(config["img_shape"][:2]),
+        conv3d=config["conv3d_params"]["outchan"],
+        channels=tuple(round(config["impala_width"] * width) for width in WIDTHS),
+        dim=config["hidsize"],
+        num_heads=config["attention_heads"],
+        num_layers=config["n_recurrence_layers"],
+        mlp_ratio=config["pointwise_ratio"],
+        frames_at_once=frames_at_once,
+    )
 
 
 def config_to_json(cfg: IDMConfig) -> dict:
     """The original's constructor arguments for our sizes."""
-    return {"attention_heads": cfg.num_heads, "attention_mask_style": "none", "attention_memory_size": 128, "timesteps": 128, "hidsize": cfg.dim,
-            "conv3d_params": {"inchan": 3, "outchan": cfg.conv3d, "kernel_size": [5, 1, 1], "padding": [2, 0, 0]},
-            "img_shape": [*cfg.image_size, cfg.conv3d], "impala_width": cfg.channels[0] / 16, "impala_kwargs": {"post_pool_groups": 1},
-            "init_norm_kwargs": {"batch_norm": False, "group_norm_groups": 1}, "n_recurrence_layers": cfg.num_layers,
-            "pointwise_ratio": cfg.mlp_ratio, "pointwise_use_activation": False, "recurrence_is_residual": True,
-            "recurrence_type": "transformer", "single_output": True, "use_pointwise_layer": True, "use_pre_lstm_ln": False,
-            "only_img_input": True}  # fmt: skip
+    return {
+        "attention_heads": cfg.num_heads,
+        "attention_mask_style": "none",
+        "attention_memory_size": 128,
+        "timesteps": 128,
+        "hidsize": cfg.dim,
+        "conv3d_params": {"inchan": 3, "outchan": cfg.conv3d, "kernel_size": [5, 1, 1], "padding": [2, 0, 0]},
+        "img_shape": [*cfg.image_size, cfg.conv3d],
+        "impala_width": cfg.channels[0] / WIDTHS[0],
+        "impala_kwargs": {"post_pool_groups": 1},
+        "init_norm_kwargs": {"batch_norm": False, "group_norm_groups": 1},
+        "n_recurrence_layers": cfg.num_layers,
+        "pointwise_ratio": cfg.mlp_ratio,
+        "pointwise_use_activation": False,
+        "recurrence_is_residual": True,
+        "recurrence_type": "transformer",
+        "single_output": True,
+        "use_pointwise_layer": True,
+        "use_pre_lstm_ln": False,
+        "only_img_input": True,
+    }

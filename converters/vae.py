@@ -1,7 +1,9 @@
 """Wan2.1 VAE: key names of `Wan2.1_VAE.pth` and of diffusers' `AutoencoderKLWan`."""
 
+import re
 from collections.abc import Mapping
 
+from converters.files import Tensors
 from converters.tables import Row
 from mwjax.models.vae import LATENT_MEAN, LATENT_STD, VAEConfig
 
@@ -16,7 +18,7 @@ def _residual(theirs: str, ours: str) -> tuple[Row, ...]:
     )
 
 
-VAE: tuple[Row, ...] = (
+ROWS: tuple[Row, ...] = (
     ("conv1", "conv1", "conv3"),
     ("conv2", "conv2", "conv3"),
     ("{part}.conv1", "{part}/conv1", "conv3"),
@@ -42,7 +44,7 @@ def _diffusers_residual(theirs: str, ours: str) -> tuple[Row, ...]:
     )
 
 
-def diffusers(cfg: VAEConfig) -> tuple[Row, ...]:
+def diffusers_rows(cfg: VAEConfig) -> tuple[Row, ...]:
     """Rows of the diffusers layout: its decoder numbers levels and blocks within a level."""
     per_level = cfg.num_res_blocks + 2
     ups: tuple[Row, ...] = ()
@@ -53,7 +55,8 @@ def diffusers(cfg: VAEConfig) -> tuple[Row, ...]:
             ups += _diffusers_residual(f"decoder.up_blocks.{level}.resnets.{place}", ours)
         else:
             theirs = f"decoder.up_blocks.{level}.upsamplers.0"
-            ups += ((theirs + ".resample.1", ours + "/resample", "conv2"), (theirs + ".time_conv", ours + "/time_conv", "conv3"))
+            ups += ((theirs + ".resample.1", ours + "/resample", "conv2"),)
+            ups += ((theirs + ".time_conv", ours + "/time_conv", "conv3"),)
     return (
         ("quant_conv", "conv1", "conv3"),
         ("post_quant_conv", "conv2", "conv3"),
@@ -71,25 +74,79 @@ def diffusers(cfg: VAEConfig) -> tuple[Row, ...]:
     )
 
 
+def normalised(tensors: Tensors) -> Tensors:
+    """The tensors without the prefix under which some files keep them."""
+    return tensors.renamed(lambda name: name.removeprefix("model."))
+
+
+def infer(tensors: Tensors) -> dict:
+    """The original's constructor arguments, from a walk down the encoder: widths, blocks per level, and where time is
+    halved."""
+    dim = tensors.shape("encoder.conv1.weight")[0]
+    indices = [int(found[1]) for name in tensors if (found := re.match(r"encoder\.downsamples\.(\d+)\.", name))]
+    widths = []
+    temporal = []
+    blocks = 0
+    for index in range(1 + max(indices)):
+        start = f"encoder.downsamples.{index}."
+        if start + "resample.1.weight" in tensors:
+            temporal.append(start + "time_conv.weight" in tensors)
+            continue
+        width = tensors.shape(start + "residual.2.weight")[0]
+        if len(widths) <= len(temporal):  # the first block of a level
+            widths.append(width)
+        blocks += len(widths) == 1
+    multiples = tuple(width // dim for width in widths)
+    latent = tensors.shape("conv2.weight")[0]
+    return config_to_json(VAEConfig(dim, multiples, blocks, tuple(temporal), latent))
+
+
 def config_from_json(config: Mapping) -> VAEConfig:
     """Our sizes from the original's constructor arguments."""
-    down = config.get("temperal_downsample", (False, True, True))
-    return VAEConfig(config["dim"], tuple(config["dim_mult"]), config["num_res_blocks"], tuple(down), config.get("z_dim", 16))
+    return VAEConfig(
+        dim=config["dim"],
+        dim_mult=tuple(config["dim_mult"]),
+        num_res_blocks=config["num_res_blocks"],
+        temporal_down=tuple(config.get("temperal_downsample", (False, True, True))),
+        z_dim=config.get("z_dim", 16),
+    )
 
 
 def config_to_json(cfg: VAEConfig) -> dict:
     """The original's constructor arguments (its spelling) for our sizes."""
-    return {"dim": cfg.dim, "z_dim": cfg.z_dim, "dim_mult": list(cfg.dim_mult), "num_res_blocks": cfg.num_res_blocks,
-            "attn_scales": [], "temperal_downsample": list(cfg.temporal_down), "dropout": 0.0}  # fmt: skip
+    return {
+        "dim": cfg.dim,
+        "z_dim": cfg.z_dim,
+        "dim_mult": list(cfg.dim_mult),
+        "num_res_blocks": cfg.num_res_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(cfg.temporal_down),
+        "dropout": 0.0,
+    }
 
 
 def config_from_diffusers(config: Mapping) -> VAEConfig:
     """Our sizes from the `config.json` of an `AutoencoderKLWan`."""
-    return VAEConfig(config["base_dim"], tuple(config["dim_mult"]), config["num_res_blocks"], tuple(config["temperal_downsample"]), config["z_dim"])
+    return VAEConfig(
+        dim=config["base_dim"],
+        dim_mult=tuple(config["dim_mult"]),
+        num_res_blocks=config["num_res_blocks"],
+        temporal_down=tuple(config["temperal_downsample"]),
+        z_dim=config["z_dim"],
+    )
 
 
 def config_to_diffusers(cfg: VAEConfig) -> dict:
     """The `config.json` of an `AutoencoderKLWan` (its spelling) for our sizes."""
-    return {"_class_name": "AutoencoderKLWan", "base_dim": cfg.dim, "z_dim": cfg.z_dim, "dim_mult": list(cfg.dim_mult),
-            "num_res_blocks": cfg.num_res_blocks, "attn_scales": [], "temperal_downsample": list(cfg.temporal_down), "dropout": 0.0,
-            "latents_mean": [round(float(x), 4) for x in LATENT_MEAN], "latents_std": [round(float(x), 4) for x in LATENT_STD]}  # fmt: skip
+    return {
+        "_class_name": "AutoencoderKLWan",
+        "base_dim": cfg.dim,
+        "z_dim": cfg.z_dim,
+        "dim_mult": list(cfg.dim_mult),
+        "num_res_blocks": cfg.num_res_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(cfg.temporal_down),
+        "dropout": 0.0,
+        "latents_mean": [round(float(value), 4) for value in LATENT_MEAN],
+        "latents_std": [round(float(value), 4) for value in LATENT_STD],
+    }
