@@ -1,4 +1,7 @@
-"""Frames of several videos as one picture: python experiments/figures/contact_sheet.py OUT.png VIDEO.mp4 … [--frames 0 4 8 12 16]."""
+"""Frames of several videos as one picture.
+
+python experiments/figures/contact_sheet.py OUT.png VIDEO.mp4 … [--frames 0 4 8 12 16]
+"""
 
 import argparse
 
@@ -15,7 +18,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[0, 4, 8, 12, 16], help="columns")
     parser.add_argument("--shrink", type=int, default=2, help="keep every n-th pixel")
     args = parser.parse_args()
-    rows = [np.concatenate([read_video(path)[i, :: args.shrink, :: args.shrink] for i in args.frames], 1) for path in args.videos]
+    rows = [
+        np.concatenate([read_video(path)[i, :: args.shrink, :: args.shrink] for i in args.frames], 1)
+        for path in args.videos
+    ]
     iio.imwrite(args.out, np.concatenate(rows))
     print(f"wrote {args.out}")
 
