@@ -1,4 +1,5 @@
-"""Eight CPU devices, no silent rank promotion and a cache of compiled programs that lasts as long as the tests; set before jax is imported."""
+"""Eight CPU devices, no silent rank promotion and a cache of compiled programs that lasts as long as the tests; set
+before jax is imported."""
 
 import atexit
 import os
@@ -7,7 +8,9 @@ import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true":  # compiling takes most of the time; false tests the very programs that users run
+if (
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true") == "true"
+):  # compiling takes most of the time; false tests the very programs that users run
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers inherit it
@@ -19,7 +22,9 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["mwjax", "converters"], "typecheck.check")  # shapes and types of every signature are checked while testing
+install_import_hook(
+    ["mwjax", "converters"], "typecheck.check"
+)  # shapes and types of every signature are checked while testing
 
 
 def pytest_collection_modifyitems(items):

@@ -1,6 +1,5 @@
 """Datasets in the released layout, damaged files, the latent cache and the loader."""
 
-import csv
 import dataclasses
 import json
 import re
@@ -8,43 +7,53 @@ import re
 import numpy as np
 import pytest
 
+from mwjax.data import latents, layout, loader
 from mwjax.data.actions import KEYS, from_scene, parse_action_list, read_actions
 from mwjax.data.actions import main as show_actions
-from mwjax.data.clips import fit, load_clip, read_table
-from mwjax.data.latents import Framing, LatentSource, encode_dataset
-from mwjax.data.loader import latent_batches, pixel_batches
-from mwjax.data.video import read_video, write_video
+from mwjax.data.captions import recaption
+from mwjax.data.clips import ClipConfig, fit, load_clip, read_table
+from mwjax.data.files import whole, write_whole
+from mwjax.data.latents import Encoders, LatentSource, encode_dataset
+from mwjax.data.loader import crop, latent_batches, pixel_batches
+from mwjax.data.video import WRITERS, read_video, write_video
 from mwjax.errors import InputError
-from mwjax.worlds.recorder import COLUMNS
 
 
 def entry(**changes) -> dict:
-    return {"ws": 0, "ad": 0, "scs": 0, "pitch_delta": 0.0, "yaw_delta": 0.0, "collision": 0, "jump_invalid": 0} | changes
+    return {
+        "ws": 0,
+        "ad": 0,
+        "scs": 0,
+        "pitch_delta": 0.0,
+        "yaw_delta": 0.0,
+        "collision": 0,
+        "jump_invalid": 0,
+    } | changes
 
 
 def make_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = "."):
     rng = np.random.default_rng(0)
     table = []
     for n in range(scenes):
+        name = f"scene_{n}"
         video = np.repeat(rng.integers(0, 255, (frames, 3, 4, 3)), 16, 1).repeat(16, 2).astype(np.uint8)
-        write_video(root / "video" / f"scene_{n}.mp4", video, fps=16)
-        (root / "metadata-detection").mkdir(exist_ok=True)
+        write_video(layout.video_file(root, name), video, fps=16)
         actions = {str(i): entry(ws=1, yaw_delta=0.2) for i in range(frames)}
-        (root / "metadata-detection" / f"scene_{n}.json").write_text(json.dumps({"biome": "plains", "actions": actions}))
-        table += [dict(zip(COLUMNS, (f"scene_{n}.mp4", start, start + 8, f"A scene {n}.", directory), strict=True)) for start in (0, 9)]
-    (root / "dataset").mkdir()
-    with (root / "dataset" / "video_captions_v0.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(table)
+        write_whole(layout.metadata_file(root, name), json.dumps({"biome": "plains", "actions": actions}))
+        for start in (0, 9):
+            row = (f"{name}.mp4", start, start + 8, f"A scene {n}.", directory)
+            table.append(dict(zip(layout.COLUMNS, row, strict=True)))
+    layout.write_rows(root / layout.TABLES[0], layout.COLUMNS, table)
     return root
 
 
 def test_scene_actions_follow_the_original_loader():
     actions = {
-        "4": entry(ws=1), "5": entry(ws=1, ad=2, scs=1, pitch_delta=0.1, yaw_delta=-0.2), "6": entry(ws=2, collision=1, yaw_delta=1 / 3),
+        "4": entry(ws=1),
+        "5": entry(ws=1, ad=2, scs=1, pitch_delta=0.1, yaw_delta=-0.2),
+        "6": entry(ws=2, collision=1, yaw_delta=1 / 3),
         "7": entry(scs=1, jump_invalid=1),
-    }  # fmt: skip
+    }
     keyboard, mouse = from_scene(actions, 4, 9)
     np.testing.assert_array_equal(keyboard[0], 0)  # the first frame of a clip is empty
     np.testing.assert_array_equal(keyboard[1], [1, 0, 0, 1, 1, 0, 0])
@@ -80,13 +89,24 @@ def test_action_list_from_file(tmp_path):
 
 
 def test_every_form_of_actions_gives_the_same_arrays(tmp_path, capsys):
-    forms = ['[[3, "1 0 0 0 0 0 0 0 0"], [8, "1 0 0 0 0 0 0 0.5 -2"], "2 6"]', "w*3, w+pitch:0.5+yaw:-2*5, space@2, space@6"]
-    scene = {str(i): entry(ws=1, scs=int(i in (2, 6)), pitch_delta=0.5 / 15 * (i > 3), yaw_delta=-2 / 15 * (i > 3)) for i in range(9)}
+    forms = [
+        '[[3, "1 0 0 0 0 0 0 0 0"], [8, "1 0 0 0 0 0 0 0.5 -2"], "2 6"]',
+        "w*3, w+pitch:0.5+yaw:-2*5, space@2, space@6",
+    ]
+    scene = {
+        str(i): entry(ws=1, scs=int(i in (2, 6)), pitch_delta=0.5 / 15 * (i > 3), yaw_delta=-2 / 15 * (i > 3))
+        for i in range(9)
+    }
     (tmp_path / "scene.json").write_text(json.dumps({"actions": scene}))
     (tmp_path / "list.json").write_text(forms[0])
-    lines = ["yaw,pitch,w,space"] + [f"{-2 * (i > 3)},{0.5 * (i > 3)},{int(i > 0)},{int(i in (2, 6))}" for i in range(9)]
+    lines = ["yaw,pitch,w,space"] + [
+        f"{-2 * (i > 3)},{0.5 * (i > 3)},{int(i > 0)},{int(i in (2, 6))}" for i in range(9)
+    ]
     (tmp_path / "table.csv").write_text("\n".join(lines))
-    results = [read_actions(form) for form in [*forms, *(str(tmp_path / name) for name in ("scene.json", "list.json", "table.csv"))]]
+    results = [
+        read_actions(form)
+        for form in [*forms, *(str(tmp_path / name) for name in ("scene.json", "list.json", "table.csv"))]
+    ]
     for keyboard, mouse in results[1:]:
         np.testing.assert_array_equal(keyboard, results[0][0])
         np.testing.assert_allclose(mouse, results[0][1], rtol=1e-6)
@@ -99,7 +119,13 @@ def test_every_form_of_actions_gives_the_same_arrays(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("w", "neither WHAT"), ("w*0", "neither WHAT"), ("q*4", "'q' is none of"), ("yaw*4", "'yaw' is none of"), ("w*4, space@5", "after the last frame")],
+    [
+        ("w", "neither WHAT"),
+        ("w*0", "neither WHAT"),
+        ("q*4", "'q' is none of"),
+        ("yaw*4", "'yaw' is none of"),
+        ("w*4, space@5", "after the last frame"),
+    ],
 )
 def test_bad_short_forms(text, says):
     with pytest.raises(InputError, match=re.escape(says)):
@@ -117,9 +143,47 @@ def test_videos_are_cut_exactly(tmp_path):
         read_video(tmp_path / "v.mp4", 40, 60)
 
 
+def test_what_fails_leaves_nothing_and_what_was_there(tmp_path):
+    """Of a file and of a folder."""
+    (tmp_path / "old.txt").write_text("old")
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "kept.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("old.txt", "new.txt"):
+        with pytest.raises(RuntimeError), whole(tmp_path / name) as part:  # noqa: PT012
+            part.write_text("half")
+            raise RuntimeError
+    for name in ("old", "new"):
+        with pytest.raises(RuntimeError), whole(tmp_path / name) as part:  # noqa: PT012
+            part.mkdir()
+            (part / "half.txt").touch()
+            raise RuntimeError
+    for suffix, writer in WRITERS.items():
+        with pytest.raises(RuntimeError), writer(tmp_path / f"video{suffix}", fps=10) as add:  # noqa: PT012
+            add(np.zeros((2, 32, 32, 3), np.uint8))
+            raise RuntimeError
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "old.txt").read_text() == "old"
+
+
+def test_what_succeeds_replaces_what_was_there(tmp_path):
+    write_whole(tmp_path / "a" / "b.txt", "é")
+    write_whole(tmp_path / "a" / "b.txt", b"bytes")
+    (tmp_path / "a" / "c.part").mkdir()  # a killed process left it
+    for name in ("one.txt", "two.txt"):
+        with whole(tmp_path / "a" / "c") as part:
+            part.mkdir()
+            (part / name).touch()
+    there = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert there == {"a/b.txt", "a/c/two.txt"}
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"bytes"
+
+
 def test_a_clip_written_ten_times_is_the_same_file(tmp_path):
     rng = np.random.default_rng(0)
-    walls = rng.integers(0, 255, (12, 20, 3)).repeat(8, 0).repeat(8, 1)  # something with edges that moves, as a game does
+    walls = (
+        rng.integers(0, 255, (12, 20, 3)).repeat(8, 0).repeat(8, 1)
+    )  # something with edges that moves, as a game does
     frames = np.stack([np.roll(walls, (i, 3 * i), (0, 1)) for i in range(40)]).astype(np.uint8)
     for i in range(10):
         write_video(tmp_path / f"{i}.mp4", frames, fps=35 / 3)
@@ -143,11 +207,14 @@ def test_gamefactory_layout(tmp_path):
         del value["collision"], value["jump_invalid"]
         value["pos"] = [float(min(i, 5)), 4.0, 0.0]  # walks five frames, then stands against a wall
     (root / "metadata/scene_0.json").write_text(json.dumps(scene))
-    table = (root / "dataset/video_captions_v0.csv").read_text().replace("original video name", "Original video name").replace(",dir", ",Dir")
-    (root / "annotation.csv").write_text(table)
-    (root / "dataset/video_captions_v0.csv").unlink()
+    table = root / "dataset/video_captions_v0.csv"
+    header = "Original video name,Start frame index,End frame index,Prompt,Dir"
+    (root / "annotation.csv").write_text("\n".join([header, *table.read_text().splitlines()[1:]]))
+    table.unlink()
     keyboard = load_clip(read_table(root)[0], height=32, width=48)["keyboard"]
     np.testing.assert_array_equal(keyboard[:, 0], [0, 1, 1, 1, 1, 1, 0, 0, 0])
+    recaption(root, lambda text, **options: [{"generated_text": "Dots."}])
+    assert (root / "annotation.csv").read_text().splitlines()[:2] == [header, "scene_0.mp4,0,8,Dots.,."]
 
 
 def test_mirrored_clips_exchange_left_and_right(tmp_path):
@@ -158,10 +225,18 @@ def test_mirrored_clips_exchange_left_and_right(tmp_path):
     plain, mirrored = (load_clip(dataclasses.replace(clips[0], mirrored=m), height=32, width=48) for m in (False, True))
     np.testing.assert_array_equal(mirrored["video"], plain["video"][:, :, ::-1])
     np.testing.assert_array_equal(mirrored["mouse"], plain["mouse"] * [1, -1])
-    for key, other in {"w": "w", "s": "s", "a": "d", "d": "a", "space": "space", "shift": "shift", "ctrl": "ctrl"}.items():
+    for key, other in {
+        "w": "w",
+        "s": "s",
+        "a": "d",
+        "d": "a",
+        "space": "space",
+        "shift": "shift",
+        "ctrl": "ctrl",
+    }.items():
         np.testing.assert_array_equal(mirrored["keyboard"][:, KEYS.index(key)], plain["keyboard"][:, KEYS.index(other)])
     assert {"a", "d"} <= {KEYS[i] for i in np.flatnonzero(plain["keyboard"].any(0))}
-    cache = encode(dataset, tmp_path / "cache", framing=dataclasses.replace(FRAMING, mirror=True))
+    cache = encode(dataset, tmp_path / "cache", config=dataclasses.replace(CONFIG, mirror=True))
     assert len(LatentSource(cache)) == 2 * len(clips)
 
 
@@ -172,19 +247,21 @@ def test_fit_shrinks_then_crops():
         fit(frames, 8, 8, 2)
 
 
-FRAMING = Framing(9, 32, 48)
+CONFIG = ClipConfig(9, 32, 48)
 
 
-def encode(root, cache, calls=None, identity="v1", framing=FRAMING):
+def encode(root, cache, calls=None, identity="v1", config=CONFIG, image=None):
     def video(pixels):
         if calls is not None:
             calls.append(len(pixels))
         small = pixels[:, ::4, ::8, ::8, :1]
         return small, small * 0 - 30
 
-    return encode_dataset(
-        read_table(root), cache, framing=framing, identity=identity, encode_video=video, encode_text=lambda t: [np.ones((2, 3), np.float32)] * len(t), batch=2
-    )
+    def text(captions):
+        return [np.ones((2, 3), np.float32)] * len(captions)
+
+    encoders = Encoders(video, text, image)
+    return encode_dataset(read_table(root), cache, config=config, identity=identity, encoders=encoders, batch=2)
 
 
 def test_damaged_clips_are_reported_and_left_out(tmp_path, capsys):
@@ -192,7 +269,9 @@ def test_damaged_clips_are_reported_and_left_out(tmp_path, capsys):
     (root / "video/scene_0.mp4").write_bytes(b"not a video")
     scene = root / "metadata-detection/scene_1.json"
     actions = json.loads(scene.read_text())["actions"]
-    scene.write_text(json.dumps({"actions": {k: v for k, v in actions.items() if int(k) < 12}}))  # does not match its video
+    scene.write_text(
+        json.dumps({"actions": {k: v for k, v in actions.items() if int(k) < 12}})
+    )  # does not match its video
     source = LatentSource(encode(root, tmp_path / "cache"))
     assert len(source) == 3
     told = capsys.readouterr()
@@ -220,11 +299,33 @@ def test_the_cache_is_continued_and_guarded(tmp_path):
         encode(root, tmp_path / "cache", identity="v2")
 
 
-def test_sizes_that_do_not_divide():
-    with pytest.raises(InputError, match="height 350 is not a multiple of 16"):
-        Framing(81, 350, 640)
-    with pytest.raises(InputError, match="80 frames"):
-        Framing(80, 352, 640)
+def test_an_older_cache_calls_the_first_frame_condition(tmp_path):
+    def image(first):
+        return np.ones((len(first), 5, 7), np.float32), np.zeros((len(first), 3, 4, 6, 1), np.float32)
+
+    source = LatentSource(encode(make_dataset(tmp_path / "data"), tmp_path / "cache", image=image))
+    clip = source[0]
+    assert clip["image"].shape == (5, 7)
+    assert clip["first_frame"].shape == (3, 4, 6, 1)
+    old = {"condition" if name == "first_frame" else name: array for name, array in clip.items() if name != "text"}
+    latents.save_tensors(latents.clip_file(tmp_path / "cache", 0), old)
+    again = source[0]
+    assert again.keys() == clip.keys()
+    np.testing.assert_array_equal(again["first_frame"], clip["first_frame"])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ((80, 352, 640), "80 frames"),
+        ((81, 0, 640), "height 0"),
+        ((-3, 32, 32), "frames -3"),
+        ((5, 32, 32, 0), "shrink 0"),
+    ],
+)
+def test_clips_that_cannot_be_cut(sizes, says):
+    with pytest.raises(InputError, match=says):
+        ClipConfig(*sizes)
 
 
 def batches(source, **options):
@@ -250,34 +351,39 @@ def test_batches_repeat_and_resume(tmp_path):
 def test_pixel_batches_skip_damaged_clips_and_resume(tmp_path, capsys):
     root = make_dataset(tmp_path)
     (root / "video" / "scene_1.mp4").write_bytes(b"damaged")
-    framing = Framing(5, 32, 32, 1)
-    batches = pixel_batches(read_table(root), batch=2, seed=0, framing=framing)
+    config = ClipConfig(5, 32, 32)
+    batches = pixel_batches(read_table(root), batch=2, seed=0, config=config)
     ahead = [next(batches)["video"] for _ in range(4)]
     assert all(video.shape == (2, 5, 32, 32, 3) for video in ahead)
     state = batches.get_state()
     later = [next(batches)["video"] for _ in range(3)]
     assert capsys.readouterr().out.count("left out clip") == 2  # each damaged clip once
-    again = pixel_batches(read_table(root), batch=2, seed=0, framing=framing)
+    again = pixel_batches(read_table(root), batch=2, seed=0, config=config)
     again.set_state(state)
     for a, b in zip(later, again, strict=False):
         np.testing.assert_array_equal(a, b["video"])
     for path in (root / "video").iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(InputError, match="none of the 6 clips"):
-        next(pixel_batches(read_table(root), batch=2, seed=0, framing=framing))
+        next(pixel_batches(read_table(root), batch=2, seed=0, config=config))
 
 
-def test_shorter_clips(tmp_path):
+def test_shorter_clips(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "SHORTEST", 5)
     source = LatentSource(encode(make_dataset(tmp_path / "data"), tmp_path / "cache"))
-    loader = batches(source, shorter=1.0, shortest=5)
-    batch = next(loader)
+    batch = next(batches(source, shorter=1.0))
     assert batch["mean"].shape[1] == 2
     assert batch["keyboard"].shape[1] == batch["mouse"].shape[1] == 5
 
 
-def test_a_caption_model_sees_frames_and_replaces_captions(tmp_path):
-    from mwjax.data.captions import recaption
+def test_what_is_cut_with_a_clip():
+    group = {name: np.zeros((2, 5, 3)) for name in ("mean", "logvar", "first_frame")}
+    group |= {name: np.zeros((2, 17, 3)) for name in ("keyboard", "mouse", "text")}
+    lengths = {name: array.shape[1] for name, array in crop(group, 3).items()}
+    assert lengths == {"mean": 3, "logvar": 3, "first_frame": 3, "keyboard": 9, "mouse": 9, "text": 17}
 
+
+def test_a_caption_model_sees_frames_and_replaces_captions(tmp_path):
     asked = []
 
     def model(text, **options):

@@ -1,4 +1,5 @@
-"""The image-to-world path from a dataset to a video, at toy size: either action module trains and samples from a first frame."""
+"""The image-to-world path from a dataset to a video, at toy size: either action module trains and samples from a
+first frame."""
 
 import dataclasses
 
@@ -32,7 +33,8 @@ import ml_collections
 
 def get_config():
     return ml_collections.ConfigDict(dict(
-        out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, control=dict(kind={control!r}, action_dim=16), dataset={str(dataset)!r}, record=None,
+        out={str(path.parent / "run")!r}, seed=0, model={str(base)!r}, dataset={str(dataset)!r}, record=None,
+        control=dict(kind={control!r}, action_dim=16),
         framing=dict(frames=5, height=32, width=32, shrink=1),
         stages={[lora, action] if control == "adaln" else [action]},
         sampling=dict(steps=2), lora_scale=1.0,
@@ -50,18 +52,33 @@ def test_dataset_to_video(tmp_path, base, control, capsys, monkeypatch):
     dataset = make_dataset(tmp_path / "data", scenes=2)
     train.main(["--config", str(config_file(tmp_path / "config.py", base=base, dataset=dataset, control=control))])
     model = load_model(tmp_path / "run/model")
-    assert model.world.control == control
-    started_at_zero = model.world_params["adaln" if control == "adaln" else "controlnet"]
-    started_at_zero = started_at_zero["kernel"] if control == "adaln" else started_at_zero["after_proj"]["kernel"]
+    assert model.transformer.config.controls == (control,)
+    module = model.transformer.params[control]
+    started_at_zero = module["kernel"] if control == "adaln" else module["after_proj"]["kernel"]
     assert np.abs(started_at_zero).max() > 0
     if control == "controlnet":
         assert len(list((tmp_path / "run/samples").glob("*.mp4"))) == len(SHOWCASE)
         return
     Image.fromarray(np.full((50, 90, 3), 200, np.uint8)).save(tmp_path / "first.png")
-    options = ["--model", str(tmp_path / "run/model"), "--actions", '[[4, "1 0 0 0 0 0 0 0 0"], ""]', "--height", "32", "--width", "32", "--steps", "2"]
+    options = [
+        "--model",
+        str(tmp_path / "run/model"),
+        "--actions",
+        '[[4, "1 0 0 0 0 0 0 0 0"], ""]',
+        "--height",
+        "32",
+        "--width",
+        "32",
+        "--steps",
+        "2",
+    ]
     sample.main([*options, "--image", str(tmp_path / "first.png"), "--out", str(tmp_path / "a.mp4"), "--enlarge", "1"])
     assert read_video(tmp_path / "a.mp4").shape == (5, 32, 32, 3)
-    for extra, says in (([], "--image"), (["--image", str(tmp_path / "config.py")], "cannot be read"), (["--image", "gone.png"], "is missing")):
+    for extra, says in (
+        ([], "--image"),
+        (["--image", str(tmp_path / "config.py")], "cannot be read"),
+        (["--image", "gone.png"], "is missing"),
+    ):
         with pytest.raises(SystemExit) as stop:
             sample.main([*options, *extra, "--out", str(tmp_path / "b.mp4")])
         assert stop.value.code == 2

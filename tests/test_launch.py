@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from mwjax.launch import FLAGS, environment, find_platform, known
+from mwjax.runtime.environment import FLAGS, environment, find_platform, known
 
 
 def test_platform_and_target_come_from_device_files(tmp_path):
@@ -42,6 +42,12 @@ def test_what_is_set_stays(monkeypatch):
 
 def test_a_command_is_started_with_it():
     env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC")}
-    out = subprocess.run([sys.executable, "-m", "mwjax.launch", "--platform", "cpu", "mwjax.data.actions", "w*4"], capture_output=True, text=True, env=env, check=True)
+    out = subprocess.run(
+        [sys.executable, "-m", "mwjax.launch", "--platform", "cpu", "mwjax.data.actions", "w*4"],
+        capture_output=True,
+        text=True,
+        env=env,
+        check=True,
+    )
     assert "MALLOC_TOP_PAD_" in out.stderr
     assert "w" in out.stdout

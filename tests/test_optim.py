@@ -11,9 +11,12 @@ def test_muon_orthogonalises_each_layer_and_leaves_vectors_to_adam():
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
     shapes = {
-        "params/backbone/blocks/ffn/dense_0/kernel": (2, 8, 8), "params/encoder/conv1/kernel": (3, 3, 3, 2, 8),
-        "params/backbone/blocks/ffn/dense_0/bias": (2, 8), "params/backbone/head/kernel": (8, 8), "params/encoder/norm/gamma": (8,),
-    }  # fmt: skip
+        "params/backbone/blocks/ffn/dense_0/kernel": (2, 8, 8),
+        "params/encoder/conv1/kernel": (3, 3, 3, 2, 8),
+        "params/backbone/blocks/ffn/dense_0/bias": (2, 8),
+        "params/backbone/head/kernel": (8, 8),
+        "params/encoder/norm/gamma": (8,),
+    }
     params = {path: draw(*shape) for path, shape in shapes.items()}
     rule = muon_with_adam(lambda step: 1.0, weight_decay=0.0, clip=1e9)
     updates, _ = rule.update({path: draw(*p.shape) for path, p in params.items()}, rule.init(params), params)

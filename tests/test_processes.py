@@ -21,7 +21,9 @@ pytestmark = pytest.mark.slow
 def start(out: pathlib.Path, *arguments) -> subprocess.Popen:
     environment = one_device() | {"MWJAX_TEST_OUT": str(out), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     command = [sys.executable, "-m", "mwjax.train", "--config", "tests/small_config.py", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
 
 
 def finish(*processes: subprocess.Popen) -> list[str]:
@@ -47,7 +49,8 @@ def samples(run: pathlib.Path) -> list[str]:
 
 
 def test_killed_at_any_moment_a_run_ends_bit_identical(whole, tmp_path):
-    """Hard, five times, and once told to stop, which it does of its own accord: within two seconds of the beginning of each part of the work."""
+    """Hard, five times, and once told to stop, which it does of its own accord: within two seconds of the beginning
+    of each part of the work."""
     out, killed, rng = whole, tmp_path / "run", random.Random(0)
     for part in ("recording", "encoding", "stage lora", "stop", "stage action", "sampling"):
         process, seen = start(killed), b""
@@ -61,7 +64,12 @@ def test_killed_at_any_moment_a_run_ends_bit_identical(whole, tmp_path):
             assert process.returncode == 0, rest
             assert "carries on" in rest
     finish(start(killed))
-    files = sorted(p.relative_to(out) for folder in ("model", "dataset", "latents") for p in (out / folder).rglob("*") if p.is_file())
+    files = sorted(
+        p.relative_to(out)
+        for folder in ("model", "dataset", "latents")
+        for p in (out / folder).rglob("*")
+        if p.is_file()
+    )
     assert len(files) > 20
     for name in files:
         assert (out / name).read_bytes() == (killed / name).read_bytes(), name
@@ -81,5 +89,7 @@ def test_two_processes_give_the_losses_of_one(whole, tmp_path):
     assert "wrote" not in outputs[1]
     for stage, steps in STAGES.items():
         assert len(losses(whole, stage)) == steps
-        np.testing.assert_allclose(np.array(losses(tmp_path / "two", stage), float), np.array(losses(whole, stage), float), rtol=1e-5)
+        np.testing.assert_allclose(
+            np.array(losses(tmp_path / "two", stage), float), np.array(losses(whole, stage), float), rtol=1e-5
+        )
     assert samples(whole) == samples(tmp_path / "two")

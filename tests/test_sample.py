@@ -1,4 +1,4 @@
-"""Sampling and measuring, from the commands a user types."""
+"""Sampling, from the command a user types."""
 
 import os
 import pathlib
@@ -13,19 +13,36 @@ from mwjax import sample
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.schedules import SHOWCASE, hold, showcase
 from mwjax.data.video import read_video
-from mwjax.evaluation.camera import motion, score, shift
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def command(*arguments) -> subprocess.CompletedProcess:
-    env = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}  # the package's own choice is meant
-    return subprocess.run([sys.executable, "-m", "mwjax.sample", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False, env=env)
+    env = {
+        name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"
+    }  # the package's own choice is meant
+    return subprocess.run(
+        [sys.executable, "-m", "mwjax.sample", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=env,
+    )
 
 
 def test_the_shipped_model_samples_the_same_video_twice(tmp_path):
     for name in ("a", "b"):
-        out = command("--model", "tiny", "--actions", '[[4, "1 0 0 0 0 0 0 0 3"], ""]', "--steps", 3, "--out", tmp_path / f"{name}.mp4")
+        out = command(
+            "--model",
+            "tiny",
+            "--actions",
+            '[[4, "1 0 0 0 0 0 0 0 3"], ""]',
+            "--steps",
+            3,
+            "--out",
+            tmp_path / f"{name}.mp4",
+        )
         assert out.returncode == 0, out.stderr
         assert f"{name}.mp4" in out.stdout
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
@@ -75,22 +92,3 @@ def test_hud_lights_pressed_keys():
 def test_showcase_has_a_schedule_per_name():
     assert len(showcase(17)) == len(SHOWCASE)
     assert all(not k[0].any() and not m[0].any() for k, m in showcase(17))
-
-
-@pytest.mark.parametrize(("dx", "dy"), [(3, 0), (-4, 2), (0, -5)])
-def test_phase_correlation_finds_the_shift(dx, dy):
-    texture = np.random.default_rng(0).random((70, 110))
-    texture = texture + np.roll(texture, 1, 0) + np.roll(texture, 1, 1)
-    before, after = texture[10:58, 15:95], texture[10 - dy : 58 - dy, 15 - dx : 95 - dx]
-    x, y = shift(before, after)
-    assert abs(x - dx) < 0.3
-    assert abs(y - dy) < 0.3
-
-
-def test_motion_and_score():
-    texture = np.random.default_rng(0).integers(0, 255, (48, 200)).astype(np.uint8)
-    right = np.stack([np.repeat(texture[:, 80 - 2 * i : 160 - 2 * i, None], 3, -1) for i in range(5)])
-    assert abs(motion(right, "x") - 2) < 0.3
-    told = score(np.array([-2.0, -1.0]), np.array([2.0, -0.5]), -1)
-    assert told["sign"] == 0.75
-    assert told["correlation"] > 0.5

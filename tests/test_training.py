@@ -10,40 +10,47 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import drawn, one_device, refused
+from small import adapter_shapes, backbone, drawn, one_device, refused
 
-from converters.shapes import vae_shapes, world_shapes
-from mwjax import pages
 from mwjax import train as train_command
 from mwjax.config import load_config
 from mwjax.errors import InputError
 from mwjax.models import lora, world_model
-from mwjax.models.dit import DiTConfig
+from mwjax.models.shapes import vae_shapes, world_shapes
 from mwjax.models.vae import VAE, VAEConfig, standardised
 from mwjax.models.variants import VARIANTS
 from mwjax.models.world_model import WorldConfig
+from mwjax.runtime import pages
 from mwjax.training.checkpoint import Checkpoints
-from mwjax.training.loop import TRAINABLE, Stage, train
+from mwjax.training.loop import Run, train
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective, flow_objective, stratified_indices, vae_objective
 from mwjax.training.optim import adamw
+from mwjax.training.stages import STAGES
+from mwjax.training.stages.action import Action, ControlConfig
+from mwjax.training.stages.base import Base
 from mwjax.training.state import TrainState, combine, make_step, new_state, partition
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONFIG = WorldConfig(DiTConfig(dim=24, ffn_dim=32, num_heads=2, num_layers=4, text_dim=16, text_len=8, freq_dim=32), "controlnet", 16)
+CONFIG = WorldConfig(backbone(dim=24, ffn_dim=32), ("controlnet",), 16)
 OPTIMIZER = adamw(lambda step: 1e-3, weight_decay=0.1, clip=1.0)
 
 
 def batch(seed: int = 0) -> dict:
     rng = np.random.default_rng(seed)
     draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
-    return {"mean": draw(2, 2, 4, 6, 16), "logvar": draw(2, 2, 4, 6, 16) - 5, "text": draw(2, 8, 16), "keyboard": draw(2, 5, 7), "mouse": draw(2, 5, 2)}
+    return {
+        "mean": draw(2, 2, 4, 6, 16),
+        "logvar": draw(2, 2, 4, 6, 16) - 5,
+        "text": draw(2, 8, 16),
+        "keyboard": draw(2, 5, 7),
+        "mouse": draw(2, 5, 2),
+    }
 
 
 def variables(adapters: bool = True) -> dict:
     params = world_shapes(CONFIG)
-    adapted = {"lora": {"backbone": jax.eval_shape(lambda: lora.init(params["backbone"], 4, 2.0, jax.random.key(1)))}} if adapters else {}
-    return drawn({"params": params} | adapted)
+    return drawn({"params": params} | ({"lora": adapter_shapes(params)} if adapters else {}))
 
 
 def started(trainable: dict) -> TrainState:
@@ -52,10 +59,14 @@ def started(trainable: dict) -> TrainState:
 
 @pytest.mark.parametrize(
     ("stage", "prefixes"),
-    [("lora", ("lora/backbone/",)), ("action", ("params/action_encoder/", "params/controlnet/")), ("base", ("params/backbone/",))],
+    [
+        ("lora", ("lora/backbone/",)),
+        ("action", ("params/action_encoder/", "params/controlnet/")),
+        ("base", ("params/backbone/",)),
+    ],
 )
 def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
-    trainable, frozen = partition(variables(stage != "base"), TRAINABLE[stage])
+    trainable, frozen = partition(variables(stage != "base"), STAGES[stage].TRAINS)
     assert trainable
     assert all(path.startswith(prefixes) for path in trainable)
     assert not any(path.startswith(prefixes) and not path.endswith("alpha") for path in frozen)
@@ -74,15 +85,19 @@ def test_a_stage_changes_its_own_parameters_only(stage, prefixes):
 
 def test_frozen_adapters_are_summed_into_their_kernels_once():
     tree = variables()
-    loss = jax.jit(lambda tree: flow_objective(CONFIG, motion=0.2).loss(tree, flow_objective(CONFIG, motion=0.2).draw(batch(), jax.random.key(0)))[0])
-    trainable, frozen = jax.device_put(partition(tree, TRAINABLE["action"]))
-    sums = lora.folded(frozen)
+    loss = jax.jit(
+        lambda tree: flow_objective(CONFIG, motion=0.2).loss(
+            tree, flow_objective(CONFIG, motion=0.2).draw(batch(), jax.random.key(0))
+        )[0]
+    )
+    trainable, frozen = jax.device_put(partition(tree, Action.TRAINS))
+    sums = lora.fold_frozen(frozen)
     assert not any(path.startswith("lora/") for path in sums)
     assert abs(float(loss(combine(trainable, frozen))) - float(loss(combine(trainable, sums)))) < 1e-5
     half = {path: leaf.astype(jnp.bfloat16) for path, leaf in frozen.items()}
-    assert lora.folded(half) is half
-    _, frozen = partition(tree, TRAINABLE["lora"])
-    assert lora.folded(frozen).keys() == frozen.keys()
+    assert lora.fold_frozen(half) is half
+    _, frozen = partition(tree, STAGES["lora"].TRAINS)
+    assert lora.fold_frozen(frozen).keys() == frozen.keys()
 
 
 def test_what_is_frozen_comes_back_as_it_was(tmp_path):
@@ -91,40 +106,39 @@ def test_what_is_frozen_comes_back_as_it_was(tmp_path):
     seen = []
     objective = flow_objective(CONFIG, motion=0.2)
     watched = objective._replace(loss=lambda v, b: (seen.append("lora" in v), objective.loss(v, b))[1])
-    out = train(Stage("action", steps=1, batch=2, lr=1e-3), tree, watched, Batch(), folder=tmp_path, seed=0, fold=True)
+    stage = Action(steps=1, batch=2, lr=1e-3, control=ControlConfig(kind="controlnet"))
+    out = train(stage, tree, watched, Batch(), Run(folder=tmp_path, seed=0, fold_lora=True))
     assert seen
     assert not any(seen)
-    before, after = (partition(t, TRAINABLE["action"])[1] for t in (tree, out))
+    before, after = (partition(t, Action.TRAINS)[1] for t in (tree, out))
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[path], after[path]) for path in before)
 
 
 def test_a_command_is_started_anew_with_large_pages_once(monkeypatch):
     started = []
-    setting = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    setting = pages.SETTING
     monkeypatch.setattr(pages.os, "execv", lambda *what: started.append(what))
     monkeypatch.setattr(pages.os, "environ", {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
     monkeypatch.setattr(pathlib.Path, "exists", lambda path: path == setting)
     monkeypatch.setattr(pathlib.Path, "read_text", lambda path: "always [madvise] never")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
-    pages.large_pages()  # this is pytest: Python has found its module
-    monkeypatch.setattr(sys, "argv", ["-m", "--config", "x"])
     for other in (["python", "-m", "mwjax.sample"], ["python", "-mmwjax.train"]):
         monkeypatch.setattr(sys, "orig_argv", other)
-        pages.large_pages()
+        pages.large_pages("mwjax.train")
     assert not started
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
-    pages.large_pages()
+    pages.large_pages("mwjax.train")
     assert started == [(sys.executable, [sys.executable, "-u", "-m", "mwjax.train", "--config", "x"])]
     assert pages.os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=0:glibc.malloc.hugetlb=1"
-    pages.large_pages()
+    pages.large_pages("mwjax.train")
     assert len(started) == 1
 
 
 def test_the_vae_stage_trains():
     cfg = VAEConfig(4, (1, 1, 2, 2), 1)
     params = drawn(vae_shapes(cfg))
-    trainable, frozen = partition({"params": params}, TRAINABLE["vae"])
+    trainable, frozen = partition({"params": params}, STAGES["vae"].TRAINS)
     state, step = started(trainable), make_step(vae_objective(cfg, kl_weight=1e-4), OPTIMIZER, 0)
     video = {"video": np.random.default_rng(0).integers(0, 255, (1, 5, 16, 16, 3)).astype(np.uint8)}
     losses = []
@@ -139,7 +153,10 @@ def test_standardised_latents_are_the_same_autoencoder():
     model, rng = VAE(cfg), np.random.default_rng(0)
     params = drawn(vae_shapes(cfg))
     video = rng.uniform(-1, 1, (4, 9, 32, 32, 3)).astype(np.float32)
-    run = jax.jit(lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0], static_argnums=2)
+    run = jax.jit(
+        lambda params, x, method: model.apply({"params": params}, x, method=method, mutable=["cache"])[0],
+        static_argnums=2,
+    )
     mean, logvar = run(params, video, "encode")
     rows = np.asarray(mean).reshape(-1, cfg.z_dim)
     new = standardised(params, rows.mean(0), rows.std(0))
@@ -147,7 +164,9 @@ def test_standardised_latents_are_the_same_autoencoder():
     rows_after = np.asarray(new_mean).reshape(-1, cfg.z_dim)
     np.testing.assert_allclose(rows_after.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(rows_after.std(0), 1, rtol=1e-4)
-    np.testing.assert_allclose(new_logvar, logvar - 2 * np.log(rows.std(0)).reshape(1, 1, 1, 1, -1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        new_logvar, logvar - 2 * np.log(rows.std(0)).reshape(1, 1, 1, 1, -1), rtol=1e-4, atol=1e-4
+    )
     decoded, same = run(params, mean, "decode"), run(new, new_mean, "decode")
     assert np.linalg.norm(same - decoded) < 1e-5 * np.linalg.norm(decoded)
 
@@ -166,7 +185,7 @@ def test_full_size_state_under_eval_shape():
     def start():
         params = world_model.init(cfg, jax.random.key(0))
         tree = {"params": params, "lora": {"backbone": lora.init(params["backbone"], 128, 64.0, jax.random.key(0))}}
-        trainable, frozen = partition(tree, TRAINABLE["action"])
+        trainable, frozen = partition(tree, Action.TRAINS)
         return new_state(trainable, OPTIMIZER), frozen
 
     state, frozen = jax.eval_shape(start)
@@ -222,11 +241,11 @@ class Nothing(collections.abc.Iterator):
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path):
-    stage = Stage("base", steps=9, batch=1, lr=1.0, log_every=1, max_skipped=3)
+    stage = Base(steps=9, batch=1, lr=1.0, log_every=1, max_skipped=3)
     tree = {"params": {"backbone": {"w": jnp.ones(())}}}
     objective = Objective(lambda batch, rng: batch, lambda v, b: (v["params"]["backbone"]["w"] * b["x"].sum(), {}))
     with pytest.raises(InputError, match="loss of stage base is nan at step 3, after 3 steps left out in a row"):
-        train(stage, tree, objective, Nothing(), folder=tmp_path, seed=0)
+        train(stage, tree, objective, Nothing(), Run(folder=tmp_path, seed=0))
 
 
 def test_a_stage_starts_from_another_run(tmp_path):
@@ -237,18 +256,37 @@ def test_a_stage_starts_from_another_run(tmp_path):
     checkpoints.close()
     tree = {"params": {"backbone": {"w": jnp.zeros(3)}, "rest": jnp.ones(2)}}
     objective = Objective(lambda batch, rng: batch, lambda v, b: (v["params"]["backbone"]["w"].sum(), {}))
-    stage = Stage("base", steps=0, batch=1, lr=1.0, start=str(tmp_path / "other/checkpoints"))
-    out = train(stage, tree, objective, Nothing(), folder=tmp_path / "new", seed=0)
+    stage = Base(steps=0, batch=1, lr=1.0, start_from=str(tmp_path / "other/checkpoints"))
+    out = train(stage, tree, objective, Nothing(), Run(folder=tmp_path / "new", seed=0))
     np.testing.assert_array_equal(out["params"]["backbone"]["w"], [0, 1, 2])
     np.testing.assert_array_equal(out["params"]["rest"], [1, 1])
     with pytest.raises(InputError, match="another model"):
-        train(stage, {"params": {"backbone": {"w": jnp.zeros(4)}}}, objective, Nothing(), folder=tmp_path / "newer", seed=0)
+        train(
+            stage,
+            {"params": {"backbone": {"w": jnp.zeros(4)}}},
+            objective,
+            Nothing(),
+            Run(folder=tmp_path / "newer", seed=0),
+        )
     with pytest.raises(InputError, match="holds no checkpoint"):
-        train(dataclasses.replace(stage, start=str(tmp_path)), tree, objective, Nothing(), folder=tmp_path / "newest", seed=0)
+        train(
+            dataclasses.replace(stage, start_from=str(tmp_path)),
+            tree,
+            objective,
+            Nothing(),
+            Run(folder=tmp_path / "newest", seed=0),
+        )
 
 
 def command(*arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "mwjax.train", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, **options)
+    return subprocess.run(
+        [sys.executable, "-m", "mwjax.train", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        **options,
+    )
 
 
 WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", "0", "--join-timeout", "3"]
@@ -259,7 +297,10 @@ WAITING = ["--coordinator", "localhost:45999", "--processes", "2", "--process", 
     [
         (["--config", "configs/nothing.py"], "not a file"),
         (["--config", "tests/small_config.py", "--plan", "8"], "batch 2 does not divide over data × fsdp = 8 devices"),
-        (["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"], "6 tokens a latent frame (32×48) do not divide over sequence 5"),
+        (
+            ["--config", "tests/small_config.py", "--plan", "5", "--config.mesh.sequence=5"],
+            "6 tokens a latent frame (32×48) do not divide over sequence 5",
+        ),
         (["--config", "tests/small_config.py", *WAITING], "waited 3 s for the others"),
     ],
 )
@@ -283,7 +324,10 @@ def test_a_wrong_input_ends_a_process_with_one_line(arguments, says, tmp_path):
         (["--config", "tests/small_config.py", "--frobnicate"], "frobnicate"),
         (["--config", "tests/small_config.py", "--config.memory.remat=some"], "memory.remat 'some' is unknown"),
         (["--config", "tests/small_config.py", "--config.mesh.tensor=3"], "does not multiply to the 1 devices"),
-        (["--config", "tests/small_config.py", "--config.stages.1.accumulate=3"], "does not divide into accumulate 3 parts"),
+        (
+            ["--config", "tests/small_config.py", "--config.stages.1.grad_accumulation=3"],
+            "does not divide into grad_accumulation 3 parts",
+        ),
         (["--config", "tests/small_config.py", "--device", "gpu"], "--device gpu was asked for"),
         (["--config", "tests/small_config.py", "--processes", "2"], "missing: coordinator, process"),
         (["--config", "tests/small_config.py", *WAITING, "--coordinator", "localhost"], "not of the form HOST:PORT"),

@@ -7,9 +7,26 @@ import pathlib
 import zlib
 
 import numpy as np
+import pytest
 from safetensors import safe_open
 
-FOLDER = pathlib.Path(os.environ.get("MWJAX_GOLDEN_DIR") or pathlib.Path(__file__).parent / "files")
+GIVEN = os.environ.get("MWJAX_GOLDEN_DIR")
+FOLDER = pathlib.Path(GIVEN or pathlib.Path(__file__).parent / "files")
+
+
+def needs(*stems: str) -> pytest.MarkDecorator:
+    """Mark of a test that reads these files: it is skipped where the directory given by MWJAX_GOLDEN_DIR lacks one.
+
+    In the project's own directory a missing file is a failure. stems: without .safetensors; other names in full.
+    """
+    names = [stem if "." in stem else f"{stem}.safetensors" for stem in stems]
+    lost = [name for name in names if not (FOLDER / name).exists()]
+    return pytest.mark.skipif(bool(GIVEN and lost), reason=f"{FOLDER} has no {' and no '.join(lost)}")
+
+
+def stems(*names: str) -> list:
+    """Files as parameters of a test, each marked as `needs` does."""
+    return [pytest.param(name, marks=needs(name), id=name) for name in names]
 
 
 def weight_value(name: str, shape, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -43,7 +60,9 @@ class Case:
     def weights(self, prefix: str = "") -> dict[str, np.ndarray]:
         """Weights whose names begin with `prefix`, which is taken off."""
         shapes, seed, scale = self.meta["weights"], self.meta["weight_seed"], self.meta.get("weight_scale", 1.0)
-        return {k.removeprefix(prefix): weight_value(k, s, seed, scale) for k, s in shapes.items() if k.startswith(prefix)}
+        return {
+            k.removeprefix(prefix): weight_value(k, s, seed, scale) for k, s in shapes.items() if k.startswith(prefix)
+        }
 
 
 def _parse(text: str):

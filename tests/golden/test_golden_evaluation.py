@@ -4,20 +4,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cases import case, relative_error
+from cases import case, needs, relative_error
 from converters import idm as idm_table
-from converters.shapes import idm_shapes
 from converters.tables import load
-from mwjax.evaluation import control, fvd, resize, temporal, visual
-from mwjax.evaluation.networks import amt, clip, i3d, lpips
-from mwjax.evaluation.networks.idm import InverseDynamics
+from mwjax.evaluation import control, resize
+from mwjax.evaluation.metrics import fvd, lpips, psnr_ssim, scenario, smoothness, temporal
+from mwjax.evaluation.networks import amt, clip, i3d
+from mwjax.evaluation.networks import lpips as lpips_network
+from mwjax.evaluation.networks.idm import InverseDynamics, idm_shapes
 
 
+@needs("eval_idm")
 def test_idm():
     c = case("eval_idm")
     cfg = idm_table.config_from_json(c.meta["config"]["net"])
     weights = {k: v for k, v in c.weights().items() if idm_table.used(k)}
-    params = load(idm_table.IDM, weights, idm_shapes(cfg))
+    params = load(idm_table.ROWS, weights, idm_shapes(cfg))
     np.testing.assert_array_equal(resize.opencv_linear(c["in/video"], *cfg.image_size), c["out/resized"])
     temperature = c.meta["config"]["pi_head"]["temperature"]
     for at_once in (0, 4):
@@ -30,6 +32,7 @@ def test_idm():
         np.testing.assert_array_equal(camera.argmax(-1), c["out/camera_bins"])
 
 
+@needs("eval_control_scores")
 def test_control_scores():
     c = case("eval_control_scores")
     predicted, asked = (c[f"in/{who}_buttons"] for who in ("pred", "label"))
@@ -58,41 +61,53 @@ def test_control_scores():
     for ours, theirs in ((precision, "camera_precision"), (loss, "camera_loss")):
         np.testing.assert_allclose(ours, c[f"out/{theirs}_per_video"], rtol=0, atol=1e-12)
         np.testing.assert_allclose(np.mean(ours), c[f"out/{theirs}"], rtol=0, atol=1e-12)
-    np.testing.assert_allclose(control.bin_degrees(np.arange(11))[[0, 1, 2, 6]], [-10, -5.809483, -3.215369, 0.615394], atol=1e-6)
-    np.testing.assert_array_equal(control.camera_bin(control.bin_degrees(np.arange(11))), np.arange(11))
+    degrees = control.bin_degrees(np.arange(11))
+    np.testing.assert_allclose(degrees[[0, 1, 2, 6]], [-10, -5.809483, -3.215369, 0.615394], atol=1e-6)
+    np.testing.assert_array_equal(control.camera_bin(degrees), np.arange(11))
 
 
+@needs("eval_visual")
 def test_visual():
     c = case("eval_visual")
-    size, weights = tuple(c.meta["config"]["size"]), c.weights()
-    assert {k: tuple(v) for k, v in c.meta["weights"].items()} == lpips.shapes()
+    size = tuple(c.meta["config"]["size"])
+    weights = c.weights()
+    assert {k: tuple(v) for k, v in c.meta["weights"].items()} == lpips_network.shapes()
     video, reference = c["in/video"], c["in/reference"]
-    first = visual.prepare(video[:, 0], size)
+    first = resize.pictures(video[:, 0], size)
+    first_reference = resize.pictures(reference[:, 0], size)
     assert relative_error(np.moveaxis(first, -1, 1), c["out/resized_first"]) <= 1e-6
-    errors = [visual.frame_errors(v, r, size=size) for v, r in zip(video, reference, strict=True)]
+    pairs = list(zip(video, reference, strict=True))
+    errors = [psnr_ssim.frame_errors(v, r, size=size) for v, r in pairs]
     mean = {k: np.mean([e[k] for e in errors], dtype=np.float64) for k in errors[0]}
-    assert abs(visual.psnr(mean["mse"]) - c["out/psnr"]) <= 1e-4
+    assert abs(psnr_ssim.psnr(mean["mse"]) - c["out/psnr"]) <= 1e-4
     np.testing.assert_allclose([e["ssim"] for e in errors], c["out/ssim_per_frame"], rtol=0, atol=2e-5)
     assert abs(mean["ssim"] - c["out/ssim"]) <= 2e-5
-    cropped = [visual.ssim(visual.prepare(v, size), visual.prepare(r, size), cropped=True).mean() for v, r in zip(video, reference, strict=True)]
+    pictures = [(resize.pictures(v, size), resize.pictures(r, size)) for v, r in pairs]
+    cropped = [psnr_ssim.ssim(v, r, cropped=True).mean() for v, r in pictures]
     assert abs(np.mean(cropped) - c["out/ssim_cropped"]) <= 2e-5
-    layers = lpips.lpips_layers(weights, first, visual.prepare(reference[:, 0], size))
+    layers = lpips_network.lpips_layers(weights, first, first_reference)
     assert relative_error(layers, c["out/lpips_layers_first"]) <= 2e-5
-    pairs = list(zip(video, reference, strict=True))
-    assert relative_error(np.stack([visual.lpips(weights, v, r, size=size) for v, r in pairs]), c["out/lpips_per_frame"]) <= 1e-5
+    per_frame = np.stack([lpips.lpips(weights, v, r, size=size) for v, r in pairs])
+    assert relative_error(per_frame, c["out/lpips_per_frame"]) <= 1e-5
     for name, rescaled in (("out/lpips", False), ("out/lpips_rescaled", True)):
-        ours = np.mean([visual.lpips(weights, v, r, size=size, rescaled=rescaled) for v, r in pairs])
+        ours = np.mean([lpips.lpips(weights, v, r, size=size, rescaled=rescaled) for v, r in pairs])
         assert relative_error(ours, c[name]) <= 1e-5
 
 
+@needs("eval_fvd")
 def test_fvd():
     c = case("eval_fvd")
-    weights, prefixes = c.weights(), tuple(c.meta["prefixes"])
+    weights = c.weights()
+    prefixes = tuple(c.meta["prefixes"])
     assert {k: tuple(v) for k, v in c.meta["weights"].items()} == i3d.shapes()
     first = fvd.preprocess(jnp.asarray(c["in/generated"][0, :1]) / 255.0)
     assert relative_error(np.moveaxis(first, -1, 0), c["out/preprocessed_first"]) <= 1e-6
-    of = lambda who: np.stack([fvd.logits(weights, jnp.asarray(v, jnp.float32) / 255, prefixes=prefixes) for v in c[f"in/{who}"]], 1)
-    generated, reference = of("generated"), of("reference")
+
+    def logits(who: str) -> np.ndarray:
+        videos = [jnp.asarray(video, jnp.float32) / 255 for video in c[f"in/{who}"]]
+        return np.stack([fvd.logits(weights, video, prefixes=prefixes) for video in videos], 1)
+
+    generated, reference = logits("generated"), logits("reference")
     assert relative_error(generated, c["out/logits_generated"]) <= 1e-5
     assert relative_error(reference, c["out/logits_reference"]) <= 1e-5
     ours = [fvd.frechet(a, b) for a, b in zip(generated, reference, strict=True)]
@@ -101,6 +116,7 @@ def test_fvd():
     assert relative_error(np.mean(ours), c["out/fvd"]) <= 1e-5
 
 
+@needs("eval_temporal_consistency")
 def test_temporal_consistency():
     c = case("eval_temporal_consistency")
     m = c.meta["config"]
@@ -110,7 +126,8 @@ def test_temporal_consistency():
     scores = []
     for i in (0, 1):
         frames = c[f"in/video_{i}"]
-        assert relative_error(np.moveaxis(temporal.clip_pixels(frames, cfg.image_size), -1, 1), c[f"out/preprocessed_{i}"]) <= 1e-5
+        pixels = np.moveaxis(temporal.clip_pixels(frames, cfg.image_size), -1, 1)
+        assert relative_error(pixels, c[f"out/preprocessed_{i}"]) <= 1e-5
         features = np.asarray(temporal.frame_features(cfg, weights, frames))
         assert relative_error(features, c[f"out/features_{i}"]) <= 1e-5
         similar = temporal.similarities(features)
@@ -120,36 +137,43 @@ def test_temporal_consistency():
     np.testing.assert_allclose(np.concatenate(scores).mean(), c["out/score"], rtol=0, atol=1e-5)
 
 
+@needs("eval_motion_smoothness")
 def test_motion_smoothness():
     c = case("eval_motion_smoothness")
     weights = c.weights()
     assert {k: tuple(v) for k, v in c.meta["weights"].items()} == amt.shapes()
-    result = jax.jit(amt.between)(weights, *(c[f"in/frame_{i}"][None].astype(np.float32) / 255 for i in (0, 1)))
-    first = lambda a: np.moveaxis(np.asarray(a[0]), -1, 0)
+    pair = (c[f"in/frame_{i}"][None].astype(np.float32) / 255 for i in (0, 1))
+    result = jax.jit(amt.between)(weights, *pair)
+
+    def first(array) -> np.ndarray:
+        return np.moveaxis(np.asarray(array[0]), -1, 0)
+
     for level in (4, 3, 2):
         for i in (0, 1):
             assert relative_error(first(result.flows[level][i]), c[f"out/flow{i}_{level}"]) <= 1e-5, (level, i)
     for level in (4, 3):
         assert relative_error(first(result.features[level]), c[f"out/feature_{level}"]) <= 1e-5
     assert relative_error(first(result.frame), c["out/interpolated"]) <= 1e-5
-    between = temporal.interpolated(weights, c["in/video"])
+    between = smoothness.interpolated(weights, c["in/video"])
     off = np.abs(between.astype(int) - c["out/predicted_frames"].astype(int))
     assert off.max() <= 1
     assert np.mean(off > 0) <= 3e-4
-    score, differences = temporal.motion_smoothness(c["in/video"], between)
+    differences = smoothness.differences(c["in/video"], between)
     np.testing.assert_allclose(differences, c["out/differences"], rtol=0, atol=1e-3)
-    np.testing.assert_allclose(score, c["out/score"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(smoothness.motion_smoothness(differences), c["out/score"], rtol=0, atol=1e-5)
 
 
+@needs("eval_scenario_consistency")
 def test_scenario_consistency():
     c = case("eval_scenario_consistency")
     width, height = c.meta["config"]["target_size"]
-    assert c.meta["config"]["max_shift"] == temporal.MAX_SHIFT
+    max_shift = c.meta["config"]["max_shift"]
     scores = []
     for i in (0, 1):
-        np.testing.assert_array_equal(resize.area(c[f"in/video_{i}"], height, width), c[f"out/resized_{i}"])
-        distances = temporal.scenario_distances(c[f"in/video_{i}"], (height, width))
+        video = c[f"in/video_{i}"]
+        np.testing.assert_array_equal(resize.area(video, height, width), c[f"out/resized_{i}"])
+        distances = scenario.scenario_distances(video, (height, width), max_shift=max_shift)
         assert relative_error(distances, c[f"out/distances_{i}"]) <= 1e-5
-        scores.append(temporal.scenario_consistency(distances))
+        scores.append(scenario.scenario_consistency(distances))
     np.testing.assert_allclose(scores, c["out/score_per_video"], rtol=1e-5)
     np.testing.assert_allclose(np.mean(scores), c["out/score"], rtol=1e-5)

@@ -6,36 +6,40 @@ import optax
 import pytest
 from flax.traverse_util import unflatten_dict
 
-from cases import case, last, relative_error
-from converters.dit import WORLD
+from cases import case, last, relative_error, stems
+from converters.dit import WORLD_ROWS
 from converters.tables import save
-from models import actions, image_input, text_input, world
+from models import inputs_of, world
 from mwjax.diffusion.flow import TRAIN_STEPS, add_noise, flow_loss, train_sigmas
 from mwjax.models.world_model import WorldModel
-from mwjax.training.loop import TRAINABLE
 from mwjax.training.optim import adamw
+from mwjax.training.stages.action import Action
 from mwjax.training.state import combine, partition
 
 STEP = 1e-4
 
 
-@pytest.mark.parametrize("stem", ["train_t2w_controlnet", "train_i2w_adaln"])
+@pytest.mark.parametrize("stem", stems("train_t2w_controlnet", "train_i2w_adaln"))
 def test_action_stage_steps(stem):
     golden = case(stem)
     cfg, params = world(golden)
     model, options = WorldModel(cfg), golden.meta["optimizer"]
-    trainable, frozen = partition({"params": params}, TRAINABLE["action"])
+    trainable, frozen = partition({"params": params}, Action.TRAINS)
     optimizer = adamw(
-        lambda step: options["lr"], weight_decay=options["weight_decay"], clip=options["max_grad_norm"],
-        b1=options["betas"][0], b2=options["betas"][1], eps=options["eps"],
-    )  # fmt: skip
+        lambda step: options["lr"],
+        weight_decay=options["weight_decay"],
+        clip=options["max_grad_norm"],
+        b1=options["betas"][0],
+        b2=options["betas"][1],
+        eps=options["eps"],
+    )
     moments, latents, sigmas = jax.jit(optimizer.init)(trainable), last(golden["in/latents"]), train_sigmas(5.0)
 
     @jax.jit
     def gradient(trainable, noise, sigma):
         def loss(trainable):
             variables = combine(trainable, frozen)
-            condition = model.apply(variables, text_input(golden), *actions(golden), *image_input(golden), method="condition")
+            condition = model.apply(variables, inputs_of(golden), method="condition")
             velocity, _ = model.apply(variables, add_noise(latents, noise, sigma), sigma * TRAIN_STEPS, condition)
             return flow_loss(velocity, latents, noise, motion=golden.meta["motion_loss_ratio"])
 
@@ -47,11 +51,13 @@ def test_action_stage_steps(stem):
         return optax.global_norm(grads), optax.apply_updates(trainable, updates), moments
 
     def theirs(tree: dict) -> dict[str, np.ndarray]:
-        return dict(save(WORLD, unflatten_dict(tree, sep="/")["params"]))
+        return dict(save(WORLD_ROWS, unflatten_dict(tree, sep="/")["params"]))
 
     start = theirs(trainable)
     for step in range(len(golden["in/noise"])):
-        (loss, parts), grads = gradient(trainable, last(golden["in/noise"][step]), sigmas[golden["in/timestep_index"][step]])
+        (loss, parts), grads = gradient(
+            trainable, last(golden["in/noise"][step]), sigmas[golden["in/timestep_index"][step]]
+        )
         assert relative_error([loss, parts["mse"], parts["motion"]], golden["out/loss_mse_motion"][step]) < STEP
         norm, trainable, moments = update(grads, moments, trainable)
         assert relative_error(norm, golden["out/grad_norm"][step]) < STEP
