@@ -3,10 +3,10 @@
     python experiments/compare_runs.py run OUT          # in the tree before the change, and again in the one after it
     python experiments/compare_runs.py compare A B      # files byte by byte; checkpoints, latents and videos as arrays
 
-`run` records, encodes, trains every stage for a few steps (ControlNet, adaLN, autoencoder, base, inverse dynamics model),
-samples and scores, with whatever the environment says: with JAX_DISABLE_MOST_OPTIMIZATIONS=true programs are compiled as they
-are written, and all must be bit-identical; as users compile, fusions differ and results agree to about 1e-6.
-"""
+`run` records, encodes, trains every stage for a few steps (ControlNet, adaLN, autoencoder, base, inverse dynamics
+model), samples and scores, with whatever the environment says: with JAX_DISABLE_MOST_OPTIMIZATIONS=true programs are
+compiled as they are written, and all must be bit-identical; as users compile, fusions differ and results agree to
+about 1e-6."""
 
 import argparse
 import csv
@@ -24,24 +24,26 @@ TINY = """
 import ml_collections
 from mwjax.worlds.levels import arenas
 
+STEPS = {{"steps": 3, "batch": 2, "optimizer": "muon", "warmup": 1, "weight_decay": 0.0, "b2": 0.99, "log_every": 1}}
+CLIPS = {{"scenes": 2, "clips": 4, "frames": 5, "size": (96, 160), "seed": 1}}
+NETWORK = {{"image_size": (24, 40), "conv3d": 4, "channels": (4, 8, 8), "dim": 32, "num_heads": 2}}
+
 def get_config(variant=""):
     config = ml_collections.ConfigDict()
     config.out, config.seed, config.dataset = "{out}", 0, "{dataset}"
-    config.record = None
-    if variant == "idm":
-        config.record = config.test = {{"levels": arenas(2, 2000), "scenes": 2, "clips": 4, "frames": 5, "size": (96, 160), "seed": 1}}
-        config.size, config.shrink, config.autoencoder, config.autoencoded = (48, 80), 2, "tiny", 0.5
-        config.network = {{"image_size": (24, 40), "conv3d": 4, "channels": (4, 8, 8), "dim": 32, "num_heads": 2}}
-        config.stage = {{"name": "idm", "steps": 3, "batch": 2, "lr": 5e-3, "optimizer": "muon", "warmup": 1, "weight_decay": 0.0,
-                        "clip": 10.0, "b2": 0.99, "log_every": 1}}
-        return config
-    config.model, config.control = variant and "{model}" or "new:tiny", {{"kind": "none", "action_dim": 192}}
+    config.model = "{model}"
     config.framing = {{"frames": 5, "height": 32, "width": 48, "shrink": 2, "mirror": True}}
-    muon = {{"optimizer": "muon", "warmup": 1, "weight_decay": 0.0, "clip": 1.0, "b2": 0.99, "log_every": 1, "batch": 2}}
-    images = {{"name": "vae", "images": 2, "steps": 3, "lr": 1e-3, **muon}}
-    clips = {{"name": "vae", "steps": 3, "lr": 1e-3, **muon}}
-    config.stages = [{{"name": "base", "steps": 3, "lr": 1e-2, **muon}}] if variant else [images, clips]
-    config.sampling, config.lora_scale = {{"steps": 2, "shift": 3.0, "guidance": 3.0}}, 1.0
+    config.sampling = {{"steps": 2, "shift": 3.0, "guidance": 3.0}}
+    if variant == "idm":
+        config.framing = {{"frames": 5, "height": 48, "width": 80, "shrink": 2}}
+        test = {{"levels": arenas(2, 2000), **CLIPS}}
+        idm = {{"name": "idm", "lr": 5e-3, "clip": 10.0, "network": NETWORK, "autoencoded": 0.5, "test": test, **STEPS}}
+        config.stages = [idm]
+    elif variant == "base":
+        config.stages = [{{"name": "base", "lr": 1e-2, "clip": 1.0, **STEPS}}]
+    else:
+        vae = {{"name": "vae", "lr": 1e-3, "clip": 1.0, **STEPS}}
+        config.stages = [{{"images": 2, **vae}}, vae]
     return config
 """
 
@@ -52,19 +54,36 @@ def run(out: pathlib.Path) -> None:
     out.mkdir(parents=True)
     dataset = out / "dataset"
     levels = [f"arena:{theme}:{seed}" for theme, seed in (("gallery", 2000), ("night", 2001))]
-    command("collect", "--out", dataset, "--levels", *levels, "--scenes", 3, "--clips", 4, "--frames", 5, "--workers", 2)
+    command(
+        "collect", "--out", dataset, "--levels", *levels, "--scenes", 3, "--clips", 4, "--frames", 5, "--workers", 2
+    )
     small = ["--config", ROOT / "tests/small_config.py", f"--config.dataset={dataset}"]
-    short = ["--config.stages.0.steps=3", "--config.stages.1.steps=4", "--config.sampling.steps=2", "--config.sampling.action_guidance=2.0"]
+    short = [
+        "--config.stages.0.steps=3",
+        "--config.stages.1.steps=4",
+        "--config.sampling.steps=2",
+        "--config.sampling.action_guidance=2.0",
+    ]
     for kind in ("controlnet", "adaln"):
         command("train", *small, *short, f"--config.control.kind={kind}", f"--config.out={out / kind}")
-    for name, model in (("fresh", ""), ("base", out / "fresh/model")):
+    for name, model in (("fresh", "new:tiny"), ("base", out / "fresh/model"), ("idm", "tiny")):
         path = out / f"{name}.py"
         path.write_text(TINY.format(out=out / name, dataset=dataset, model=model))
-        command("train", "--config", f"{path}:base" if model else path)
-    path = out / "idm.py"
-    path.write_text(TINY.format(out=out / "idm", dataset=dataset, model=""))
-    command(("evaluation.train_idm", "train"), "--config", f"{path}:idm")
-    guided = ["--steps", 4, "--guidance", 3, "--action-guidance", 2, "--actions", "w*4, yaw:3*4", "--height", 32, "--width", 48]
+        command("train", "--config", f"{path}:{name}")
+    guided = [
+        "--steps",
+        4,
+        "--guidance",
+        3,
+        "--action-guidance",
+        2,
+        "--actions",
+        "w*4, yaw:3*4",
+        "--height",
+        32,
+        "--width",
+        48,
+    ]
     for name, options in {
         "one": ["--steps", 1, "--guidance", 1, "--action-guidance", 0],
         "unipc": [],
@@ -75,14 +94,21 @@ def run(out: pathlib.Path) -> None:
             files = [out / "sampled" / f"{kind}_{name}{suffix}" for suffix in (".mp4", ".safetensors")]
             command("sample", "--model", out / kind / "model", *guided, *options, "--out", *files)
     idm = ["--idm", "vizdoom"]
-    command("evaluate", "--videos", out / "adaln/samples", "--reference", out / "controlnet/samples", *idm, "--out", out / "beside")
+    command(
+        "evaluate",
+        "--videos",
+        out / "adaln/samples",
+        "--reference",
+        out / "controlnet/samples",
+        *idm,
+        "--out",
+        out / "beside",
+    )
     command("evaluate", "--videos", out / "sampled", "--actions", out / "sampled", *idm, "--out", out / "report")
 
 
-def command(module: str | tuple[str, ...], *arguments) -> None:
-    """Run a command of this tree, the first of several names that is there."""
-    names = (module,) if isinstance(module, str) else module
-    name = next(n for n in names if (ROOT / "mwjax" / (n.replace(".", "/") + ".py")).exists())
+def command(name: str, *arguments) -> None:
+    """Run a command of this tree."""
     began = time.perf_counter()
     call = [sys.executable, "-m", f"mwjax.{name}", *map(str, arguments)]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -105,7 +131,9 @@ def compare(before: pathlib.Path, after: pathlib.Path) -> int:
             print(f"other arrays: {name}: {sorted(a.keys() ^ b.keys())[:6]}")
             different += 1
             continue
-        pairs = [(a[key], b[key], f" {key}") for key in a] if isinstance(a, dict) else [(a, b, "")]
+        pairs = [(a, b, "")]
+        if isinstance(a, dict):
+            pairs = [(a[key], b[key], f" {key}") for key in a]
         wrong = [(apart(x, y), key) for x, y, key in pairs if not same(x, y)]
         if wrong:
             worst, key = max(wrong, key=lambda pair: pair[0])
@@ -127,6 +155,7 @@ def apart(a, b) -> float:
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(a), 1e-30))
 
 
+RENAMED = {"average": "ema", "usual": "loss_ema"}  # parts of a training state
 SKIPPED = ("tensorboard", ".part", "/videos/", "report.html", "report.md", ".orbax", "conversion.json")
 
 
@@ -135,8 +164,9 @@ def contents(folder: pathlib.Path) -> dict:
     out = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = str(path.relative_to(folder))
-        if "/checkpoints/" in f"/{name}":
-            step = path.parents[len(path.relative_to(folder).parts) - 2 - name.split("/").index("checkpoints")]
+        parts = path.relative_to(folder).parts
+        if "checkpoints" in parts:
+            step = folder.joinpath(*parts[: parts.index("checkpoints") + 2])
             out[str(step.relative_to(folder))] = lambda step=step: checkpoint(step)
         elif any(part in f"/{name}" for part in SKIPPED) or path.suffix in (".py", ".png"):
             continue
@@ -171,7 +201,13 @@ def checkpoint(step: pathlib.Path) -> dict[str, np.ndarray]:
 
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.restore(step.resolve() / "state")
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    out = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        for old, new in RENAMED.items():
+            name = name.replace(f"['{old}']", f"['{new}']")
+        out[name] = np.asarray(leaf)
+    return out
 
 
 def main() -> None:
