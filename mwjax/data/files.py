@@ -1,6 +1,7 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and of which one process at a time writes."""
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import shutil
@@ -22,11 +23,25 @@ def whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     remove(part)  # a killed process may have left it
     try:
         yield part
+        flush(part)
         if part.is_dir():
             remove(path)
         os.replace(part, path)
+        flush(path.parent, deep=False)
     finally:
         remove(part)
+
+
+def flush(path: pathlib.Path, *, deep: bool = True) -> None:
+    """Have the system write a file, or a folder with all that is in it, to the disk: a power cut loses nothing."""
+    for place in [path, *path.rglob("*")] if deep and path.is_dir() else [path]:
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        except OSError:  # a file system that cannot
+            pass
+        finally:
+            os.close(handle)
 
 
 def write_whole(path: str | pathlib.Path, content: str | bytes) -> None:
@@ -44,10 +59,44 @@ def remove(path: pathlib.Path) -> None:
 
 
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:
-    """Create a folder for results, or say why it cannot be."""
+    """Create a folder for results. Raises InputError, before any work, if nothing can be written there."""
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"cannot write to {path}: {error.strerror}") from None
+        trial = path / f".mwjax-trial-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot write to {path}: {reason}") from None
     return path
+
+
+def check_output(path: str | pathlib.Path, what: str = "--out") -> None:
+    """Raises InputError, before any work, if the file `path` could not be written. what: where the name comes from."""
+    path = pathlib.Path(path)
+    if not path.name or path.name in (".", ".."):
+        raise InputError(f"{what} {str(path)!r} is no name of a file")
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder; give the name of a file")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise InputError(f"{what} {path} is a link or a device; give the name of a file")
+    output_folder(path.parent)
+
+
+@contextlib.contextmanager
+def locked(folder: str | pathlib.Path, what: str = "run") -> Iterator[None]:
+    """While this process writes in a folder. Raises InputError if another one does; one that was killed does not
+    count."""
+    folder = pathlib.Path(folder)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InputError(f"{folder} is being written by {holder}; wait for that {what} or choose another") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield

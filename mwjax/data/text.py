@@ -1,0 +1,84 @@
+"""Text and JSON from outside: whatever is wrong with a file is one line that names it.
+
+Text is UTF-8, with or without a mark; a file may not be larger, nor its JSON deeper, than anything that is meant.
+"""
+
+import json
+import pathlib
+import re
+from typing import Any
+
+from mwjax.errors import InputError
+
+LARGEST = 256 * 1024**2  # bytes of a text file
+DEEPEST = 100  # brackets within brackets of a JSON file
+
+
+def read_bytes(path: str | pathlib.Path, what: str = "") -> bytes:
+    """The content of a file. what: comes before its name in errors, such as "--jobs"."""
+    path = pathlib.Path(path)
+    named = f"{what} {path}".strip()
+    try:
+        if path.is_dir():
+            raise InputError(f"{named} is a folder, not a file")
+        if path.stat().st_size > LARGEST:
+            raise InputError(f"{named} has {path.stat().st_size >> 20} MiB; at most {LARGEST >> 20} are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{named} is missing") from None
+    except PermissionError:
+        raise InputError(f"{named} may not be read: no permission") from None
+    except (OSError, ValueError) as error:  # a ValueError for a name with a null character
+        raise InputError(f"{named} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def decoded(content: bytes, named: str) -> str:
+    """Bytes as text. Raises InputError naming the line of the first byte that is no UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{named} line {line} is not UTF-8 text; save it as UTF-8") from None
+
+
+def read_text(path: str | pathlib.Path, what: str = "") -> str:
+    """The text of a file. what: as for read_bytes."""
+    return decoded(read_bytes(path, what), f"{what} {path}".strip())
+
+
+def parse_json(text: str, named: str) -> Any:
+    """A JSON value, in which every number is finite. Raises InputError naming where it came from."""
+    if depth(text) > DEEPEST:
+        raise InputError(f"{named} is JSON of more than {DEEPEST} brackets within brackets")
+
+    def refuse(word: str):
+        raise InputError(f"{named} holds {word}, which is no number")
+
+    try:
+        value = json.loads(text, parse_constant=refuse)
+    except (json.JSONDecodeError, RecursionError, ValueError) as error:  # a ValueError for thousands of digits
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{named} is not JSON ({error})") from None
+    return value
+
+
+def read_json(path: str | pathlib.Path, what: str = "", *, kind: type = dict) -> Any:
+    """The JSON value of a file, of a kind: dict or list. what: as for read_bytes."""
+    named = f"{what} {path}".strip()
+    value = parse_json(read_text(path, what), named)
+    if not isinstance(value, kind):
+        raise InputError(f"{named} is JSON, but no {'object' if kind is dict else 'list'}")
+    return value
+
+
+def depth(text: str) -> int:
+    """How many brackets of JSON text lie within one another at most; those in strings do not count."""
+    deepest = now = 0
+    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
+        if bracket in "[{":
+            now += 1
+            deepest = max(deepest, now)
+        elif bracket in "]}":
+            now -= 1
+    return deepest
