@@ -13,8 +13,7 @@ from converters.folder import SHIPPED
 from converters.kinds import OURS
 from converters.layouts import open_folder
 from converters.lora import NAMINGS as LORA_NAMINGS
-from converters.lora import naming as lora_naming
-from converters.lora import open_lora
+from converters.lora import inspect_lora
 from mwjax.errors import InputError, command
 
 
@@ -117,10 +116,10 @@ def run_inspect(args: argparse.Namespace) -> None:
 
 
 def _show_lora(path: pathlib.Path) -> None:
-    tensors = open_lora(path)
-    name, rank = lora_naming(tensors)
-    layers = sum(key.endswith((".lora_down.weight", ".lora_A.weight")) for key in tensors)
-    print(f"LoRA: rank {rank}, {layers} layers, {name} names, {tensors.count:,} parameters")
+    lora = inspect_lora(path)
+    for name in lora.tensors:
+        lora.tensors[name]  # refused if it is damaged
+    print(f"LoRA: {lora.described}, {lora.tensors.count:,} parameters, names such as {next(iter(lora.tensors))}")
 
 
 def _show_folder(path: pathlib.Path) -> None:
@@ -132,9 +131,8 @@ def _show_folder(path: pathlib.Path) -> None:
         print(f"{kind}: {tensors.count:,} parameters, {dtypes}, {network.naming} names, {files}")
         print(f"  {network.config}")
     if folder.lora:
-        tensors = open_lora(folder.lora)
-        _, rank = lora_naming(tensors)
-        print(f"LoRA: rank {rank}, {tensors.count:,} parameters")
+        lora = folder.check_lora(folder.lora) if folder.transformer else inspect_lora(folder.lora)
+        print(f"LoRA: {lora.described}, {lora.tensors.count:,} parameters")
     print(f"tokenizer: {folder.tokenizer or 'none'}")
     print(f"missing for sampling: {', '.join(folder.missing) or 'nothing'}")
 

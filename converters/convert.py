@@ -7,16 +7,15 @@ import shutil
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
-from converters.files import NUMPY, Tensors, TensorWriter, read_json, sha256, write_json, write_tensors
+from converters.files import NUMPY, Tensors, TensorWriter, sha256, write_json, write_tensors
 from converters.kinds import KINDS, OURS, Place
 from converters.layouts import BYT5, RECORD, Folder, StoredNetwork, open_folder, used
-from converters.lora import DIFFUSERS_FILE, LORA_FILE, lora_of
-from converters.lora import NAMINGS as LORA_NAMINGS
-from converters.tables import Move, load, moves, save
+from converters.lora import DIFFUSERS_FILE, LORA_FILE, read_lora, renamed
+from converters.tables import Move, moves
 from mwjax.data.files import whole
+from mwjax.data.text import read_json
 from mwjax.errors import InputError
 
 
@@ -225,19 +224,13 @@ def _write_network(
 def write_lora(
     source: pathlib.Path, transformer: StoredNetwork, path: pathlib.Path, naming: str, *, dtype: np.dtype | None
 ) -> pathlib.Path:
-    """Rewrite a LoRA file in a naming ("released", "peft", "diffusers"). Raises InputError if it is of another model.
+    """Rewrite a LoRA file in a naming ("released", "peft", "diffusers"). Raises InputError if it is of another model,
+    or holds what the naming has no place for.
 
     PEFT and diffusers take alpha for the rank, so there alpha / rank is multiplied into the up matrices.
     """
-    flat = flatten_dict(load(*lora_of(source, transformer.shapes["backbone"])), sep="/")
-    if naming != "released":
-        for name in [name for name in flat if name.endswith("/alpha")]:
-            alpha = flat.pop(name)
-            up = name.removesuffix("alpha") + "up"
-            rank = flat[up].shape[-2]
-            flat[up] = (flat[up] * (alpha / rank)[..., None, None]).astype(flat[up].dtype)
-    rows, _ = LORA_NAMINGS[naming]
-    write_tensors(path, save(rows, unflatten_dict(flat, sep="/")), dtype)
+    lora = read_lora(source, transformer.shapes["backbone"])
+    write_tensors(path, renamed(lora, naming), dtype)
     return path
 
 

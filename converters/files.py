@@ -14,7 +14,9 @@ import ml_dtypes  # noqa: F401  teaches numpy bfloat16
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from converters.forms import PYTORCH, SAFETENSORS, form_of
 from mwjax.data.files import whole, write_whole
+from mwjax.data.text import read_json
 from mwjax.errors import InputError
 
 DTYPES = {
@@ -29,19 +31,33 @@ DTYPES = {
 }
 NUMPY = {code: np.dtype(name) for name, code in DTYPES.items()}
 Specs = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # {name: (shape, dtype)}
+OTHERS = {"int8", "int16"}  # of tensors in pickles that are never weights
+LARGEST = 2.0**64  # no weight is as large; one flipped bit makes such
+# The bits of a number's size, and from where on it is infinite or above LARGEST: far faster than asking each number.
+BITS = {
+    "float32": (np.uint32, 0x7FFFFFFF, 0x5F800000),
+    "bfloat16": (np.uint16, 0x7FFF, 0x5F80),
+    "float16": (np.uint16, 0x7FFF, 0x7C00),
+}
 
 
-def read_json(path: pathlib.Path) -> dict:
-    """A JSON file. Raises InputError if it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is not a JSON object")
-    return value
+def floating(dtype: np.dtype) -> bool:
+    """Whether numbers of this type can be weights."""
+    return dtype.name in BITS or dtype.name == "float64"
+
+
+def sane(array: np.ndarray) -> bool:
+    """Whether no number of an array is infinite, beyond LARGEST, or none at all. Integers are."""
+    if array.dtype.name in BITS:
+        unsigned, mask, limit = BITS[array.dtype.name]
+        flat = np.ascontiguousarray(array).reshape(-1).view(unsigned)
+        return all((part & unsigned(mask)).max() < limit for part in _pieces(flat))
+    return not floating(array.dtype) or bool((np.abs(array) < LARGEST).all())
+
+
+def _pieces(flat: np.ndarray, size: int = 2**20) -> Iterator[np.ndarray]:
+    """A long array, piece by piece, so that little more is in memory."""
+    return (flat[start : start + size] for start in range(0, len(flat), size))
 
 
 def write_json(path: pathlib.Path, value: dict) -> None:
@@ -52,18 +68,33 @@ def write_json(path: pathlib.Path, value: dict) -> None:
 class Tensors(Mapping):
     """Named tensors that are read when asked for.
 
-    specs: {name: (shape, dtype)}, known without reading. paths: the files that they lie in.
+    specs: {name: (shape, dtype)}, known without reading. paths: the files that they lie in. header: whether these have
+    one of safetensors. What is read is looked at: no weight is infinite, beyond LARGEST, or no number at all.
     """
 
-    def __init__(self, specs: Specs, read: Callable[[str], np.ndarray], paths: Iterable[pathlib.Path]):
+    def __init__(
+        self,
+        specs: Specs,
+        read: Callable[[str], np.ndarray],
+        paths: Iterable[pathlib.Path],
+        *,
+        header: bool = False,
+    ):
         self.specs = specs
         self.paths = tuple(paths)
+        self.header = header
         self._read = read
 
     def __getitem__(self, name: str) -> np.ndarray:
+        """Raises InputError, naming the tensor, for one that cannot be a weight."""
         if name not in self.specs:
             raise KeyError(name)
-        return self._read(name)
+        array = self._read(name)
+        if not sane(array):
+            where = self.paths[0] if len(self.paths) == 1 else self.paths[0].parent
+            what = "a value that is not a number, or one that is far too large"
+            raise InputError(f"{where} is damaged: its tensor {name} holds {what}; get the file again")
+        return array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.specs)
@@ -86,7 +117,7 @@ class Tensors(Mapping):
             if new is not None:
                 names[new] = old
         specs = {new: self.specs[old] for new, old in names.items()}
-        return Tensors(specs, lambda new: self._read(names[new]), self.paths)
+        return Tensors(specs, lambda new: self._read(names[new]), self.paths, header=self.header)
 
     @property
     def count(self) -> int:
@@ -111,22 +142,30 @@ def open_safetensors(paths: list[pathlib.Path]) -> Tensors:
     def read(name: str) -> np.ndarray:
         path, start = places[name]
         shape, dtype = specs[name]
-        return np.fromfile(path, dtype, math.prod(shape), offset=start).reshape(shape)
+        try:
+            return np.fromfile(path, dtype, math.prod(shape), offset=start).reshape(shape)
+        except (OSError, ValueError):
+            raise InputError(f"{path} was changed, cut or taken away while it was read; try again") from None
 
-    return Tensors(specs, read, paths)
+    return Tensors(specs, read, paths, header=True)
+
+
+def open_tensors(path: pathlib.Path) -> Tensors:
+    """The tensors of a file, safetensors or PyTorch's by what it holds. Raises InputError for anything else."""
+    return open_safetensors([path]) if form_of(path) == SAFETENSORS else open_pickle(path)
 
 
 def _header(path: pathlib.Path) -> dict[str, tuple[np.dtype, tuple[int, ...], int]]:
     """{name: (dtype, shape, first byte)} of a safetensors file."""
+    if form_of(path) != SAFETENSORS:
+        raise InputError(f"{path} is a PyTorch file under the name of a safetensors file; rename it to .pth")
     try:
         with safe_open(path, "np"):  # the library's own checks
             pass
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged or not a safetensors file ({error}); download it again") from None
     header.pop("__metadata__", None)
     odd = sorted({entry["dtype"] for entry in header.values()} - NUMPY.keys())
@@ -159,6 +198,9 @@ def open_shards(folder: pathlib.Path, stem: str) -> Tensors:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
         raise InputError(f"{index} has no weight_map")
+    for name in names.values():
+        if not isinstance(name, str) or pathlib.PurePath(name).name != name:
+            raise InputError(f"{index} names {name!r}, which is no file beside it")
     files = sorted(set(names.values()))
     lost = [name for name in files if not (folder / name).exists()]
     if lost:
@@ -175,14 +217,17 @@ def open_pickle(path: pathlib.Path) -> Tensors:
 
     Raises InputError if it is missing or damaged, or holds more than tensors.
     """
-    if not path.exists():
-        raise InputError(f"{path} is missing")
+    if form_of(path) != PYTORCH:
+        raise InputError(f"{path} is a safetensors file under the name of a PyTorch file; rename it to .safetensors")
     try:
         import torch
     except ImportError:
         raise InputError(f'{path.name} needs PyTorch to be read; run: pip install -e ".[convert]"') from None
     try:
-        tensors = {name: tensor for name, tensor in _state(path, torch).items() if isinstance(tensor, torch.Tensor)}
+        state = _state(path, torch)
+        tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    except InputError:
+        raise
     except Exception as error:  # torch raises many kinds for files that are cut short or carry code
         kind = type(error).__name__
         raise InputError(f"{path} is damaged or holds more than tensors ({kind}); download it again") from None
@@ -193,6 +238,9 @@ def open_pickle(path: pathlib.Path) -> Tensors:
             return tensor.view(torch.int16).numpy().view(NUMPY["BF16"])
         return tensor.numpy()
 
+    odd = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - DTYPES.keys() - OTHERS)
+    if odd:
+        raise InputError(f"{path} holds {odd[0]} numbers, which are not known here; use a bfloat16 or float32 file")
     specs = {
         name: (tuple(tensor.shape), np.dtype(str(tensor.dtype).removeprefix("torch.")))
         for name, tensor in tensors.items()
@@ -200,13 +248,28 @@ def open_pickle(path: pathlib.Path) -> Tensors:
     return Tensors(specs, read, [path])
 
 
+DEEPEST = 4  # nests in a nest
+NESTS = ("state_dict", "model_state_dict", "model", "module", "generator", "params", "weights", "ema", "generator_ema")
+
+
 def _state(path: pathlib.Path, torch) -> dict:
-    """The state of a .pth file or of a TorchScript archive; of a checkpoint, what it keeps under "state_dict"."""
+    """The state of a .pth file or of a TorchScript archive; of a checkpoint, what it keeps under a name of NESTS.
+    Raises InputError if those are several."""
     zipped = zipfile.is_zipfile(path)
     if zipped and any(name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()):
         return dict(torch.jit.load(path, map_location="cpu").state_dict())
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    return state["state_dict"] if isinstance(state.get("state_dict"), dict) else state
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not tensors by name")
+    for _ in range(DEEPEST):
+        inner = [name for name in NESTS if isinstance(state.get(name), dict)]
+        bare = any(isinstance(value, torch.Tensor) for value in state.values())
+        if not inner or (bare and inner[0] != NESTS[0]):
+            break
+        if len(inner) > 1 and inner[0] != NESTS[0]:
+            raise InputError(f"{path} holds several networks: {', '.join(inner)}; save the one you mean on its own")
+        state = state[inner[0]]
+    return {name: value for name, value in state.items() if isinstance(name, str)}
 
 
 class TensorWriter:

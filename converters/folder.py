@@ -10,8 +10,10 @@ sampling.json          how to sample it, where its training said so
 conversion.json        of an imported one: what it was made from, and the hashes of its files
 """
 
+import dataclasses
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 
 import jax
@@ -19,14 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from converters.files import read_json, sha256, write_json, write_tensors
+from converters.files import sha256, write_json, write_tensors
 from converters.kinds import KINDS, OURS
 from converters.layouts import BYT5, RECORD, Folder, locate, open_folder
-from converters.lora import LORA_FILE, LORA_ROWS, lora_of
+from converters.lora import LORA_FILE, LORA_ROWS, LoRA, with_differences
 from converters.tables import leaves, save
+from mwjax.data.text import read_json
 from mwjax.diffusion.sampling import recipe
 from mwjax.errors import InputError
-from mwjax.models import lora
+from mwjax.models import lora as low_rank
 from mwjax.models.model import Model, Network
 
 SHIPPED = {"tiny": pathlib.Path(__file__).resolve().parent.parent / "mwjax" / "assets" / "tiny"}
@@ -84,6 +87,11 @@ def on_default_device(kind: str, path: str, array: np.ndarray) -> jax.Array:
     return jnp.asarray(array)
 
 
+def say(line: str) -> None:
+    """A line for whoever loads a model."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def load_model(
     name: str | pathlib.Path,
     *,
@@ -99,7 +107,14 @@ def load_model(
     model.
     """
     folder = preflight(name)
-    folded = [(_adapters(path, folder), scale) for path, scale in loras or ()]
+    added = [(folder.check_lora(path), scale) for path, scale in loras or ()]
+    own = folder.check_lora(folder.lora) if folder.lora and loras is None else None
+    for lora in [*(lora for lora, _ in added), *([own] if own else [])]:
+        say(f"{lora.path}: LoRA of {lora.described}")
+    if own and own.differences:
+        say(f"{own.path}: its differences become part of the weights; the rest stays a LoRA")
+        plain = [(dataclasses.replace(own, adapters={}), 1.0)]
+    folded = [(dict(lora.leaves()), lora, scale) for lora, scale in (plain if own and own.differences else added)]
     networks = {}
     for kind, network in folder.networks.items():
         kept = jnp.dtype(KINDS[kind].dtype or dtype)
@@ -109,26 +124,18 @@ def load_model(
                 leaf = _folded(path, leaf, folded)
             tree[path] = place(kind, path, leaf.astype(kept))
         networks[kind] = Network(network.config, unflatten_dict(tree, sep="/"))
-    adapters = None
-    if folder.lora and loras is None:
-        flat = {path: jnp.asarray(leaf) for path, leaf in _adapters(folder.lora, folder).items()}
-        adapters = unflatten_dict(flat, sep="/")["backbone"]
+    adapters = jax.tree.map(jnp.asarray, own.tree()) if own and own.adapters else None
     return Model(networks, folder.tokenizer, adapters)
 
 
-def _adapters(path: pathlib.Path, folder: Folder) -> dict[str, np.ndarray]:
-    """The float32 leaves of a LoRA file, by their paths in the transformer's tree."""
-    found = leaves(*lora_of(path, folder.transformer.shapes["backbone"]))
-    return {name: np.asarray(array, np.float32) for name, array in found}
-
-
-def _folded(path: str, leaf: np.ndarray, adapters: Sequence[tuple[dict[str, np.ndarray], float]]) -> np.ndarray:
-    """A leaf of the transformer with the adapters of its layer folded in."""
+def _folded(path: str, leaf: np.ndarray, added: Sequence[tuple[dict, LoRA, float]]) -> np.ndarray:
+    """A leaf of the transformer with what LoRAs do to it folded in."""
     layer, _, name = path.rpartition("/")
-    for tree, scale in adapters:
-        if name == "kernel" and f"{layer}/down" in tree:
-            down, up, alpha = (tree[f"{layer}/{part}"] for part in ("down", "up", "alpha"))
-            leaf = np.asarray(lora.fold(leaf.astype(np.float32), down, up, alpha, scale))
+    for adapters, lora, scale in added:
+        if name == "kernel" and layer in adapters:
+            down, up, alpha = (adapters[layer][part] for part in ("down", "up", "alpha"))
+            leaf = np.asarray(low_rank.fold(leaf.astype(np.float32), down, up, alpha, scale))
+        leaf = with_differences(lora, path, leaf, scale)
     return leaf
 
 

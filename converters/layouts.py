@@ -8,10 +8,11 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from converters.files import Tensors, open_pickle, open_shards, read_json
+from converters.files import Tensors, open_pickle, open_shards
 from converters.kinds import KINDS, OURS, Naming, Place
-from converters.lora import DIFFUSERS_FILE, LORA_FILE, PEFT_FILE, lora_of
+from converters.lora import DIFFUSERS_FILE, LORA_FILE, PEFT_FILE, LoRA, read_lora
 from converters.tables import Row, check
+from mwjax.data.text import read_json
 from mwjax.errors import InputError
 from mwjax.models.block import DiTConfig
 from mwjax.models.shapes import SHAPES
@@ -90,9 +91,9 @@ class Folder:
                 self.check_lora(self.lora)
         return self
 
-    def check_lora(self, path: pathlib.Path) -> None:
-        """Raises InputError if a LoRA file is damaged or of another model."""
-        lora_of(path, self.transformer.shapes["backbone"])
+    def check_lora(self, path: pathlib.Path) -> LoRA:
+        """A LoRA file. Raises InputError if it is damaged or of another model."""
+        return read_lora(path, self.transformer.shapes["backbone"])
 
 
 def _check_fit(network: StoredNetwork, backbone: DiTConfig) -> None:

@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from converters import idm as idm_table
-from converters.files import Tensors, TensorWriter, open_pickle, open_safetensors, read_json, sha256
+from converters.files import Tensors, TensorWriter, open_pickle, open_safetensors, sha256
 from converters.tables import check, load, refuse, save
 from mwjax.data.files import whole, write_whole
+from mwjax.data.text import read_json
 from mwjax.errors import InputError
 from mwjax.evaluation.networks import amt, clip, i3d, lpips
 from mwjax.evaluation.networks.clip import CLIPConfig
