@@ -9,7 +9,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from mwjax.data.clips import to_pixels
-from mwjax.data.tokenizer import tokenize
+from mwjax.data.tokenizer import report_cut, tokenize, tokenizer_identity
 from mwjax.models import first_frame
 from mwjax.models.image import ImageConfig, ImageEncoder, preprocess
 from mwjax.models.model import Model
@@ -38,9 +38,13 @@ def encode_image(cfg: ImageConfig, vae: VAEConfig, params, vae_params, frames: i
     return tokens, first_frame.encode(vae, vae_params, pixels, frames=frames)
 
 
-def embed(model: Model, prompts: list[str]) -> list[np.ndarray]:
-    """Embeddings [s, c] of prompts, each cut at its own length."""
-    ids, mask = tokenize(model.tokenizer, prompts, model.transformer.config.backbone.text_len)
+def embed(model: Model, prompts: list[str], *, report: bool = True) -> list[np.ndarray]:
+    """Embeddings [s, c] of prompts, each cut at its own length. report: say on stderr what the model does not read of
+    them."""
+    length = model.transformer.config.backbone.text_len
+    if report:
+        report_cut(model.tokenizer, prompts, length)
+    ids, mask = tokenize(model.tokenizer, prompts, length)
     out = np.asarray(encode_text(*model.text_encoder, ids, mask))
     return [row[: m.sum()] for row, m in zip(out, mask, strict=True)]
 
@@ -83,11 +87,18 @@ def without_encoders(model: Model) -> Model:
     return model
 
 
-def encoders_identity(model: Model) -> str:
-    """A hash of the weights that a latent cache depends on."""
+def encoders_identity(model: Model, kinds: tuple[str, ...] = FROZEN) -> str:
+    """A hash of the weights and sizes of encoders; of those that a latent cache depends on."""
     digest = hashlib.sha1()
-    for kind in FROZEN:
-        tree = model.networks[kind].params if kind in model.networks else {}
-        for path, leaf in sorted(flatten_dict(tree, sep="/").items()):
+    for kind in kinds:
+        network = model.networks.get(kind)
+        digest.update(f"{kind} {network.config if network else None}".encode())
+        for path, leaf in sorted(flatten_dict(network.params if network else {}, sep="/").items()):
             digest.update(path.encode() + np.asarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def text_identity(model: Model) -> str:
+    """A hash of all that the embeddings of captions depend on."""
+    length = model.transformer.config.backbone.text_len
+    return f"{encoders_identity(model, ('text_encoder',))} {tokenizer_identity(model.tokenizer)} {length}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from typing import Any, ClassVar
 
 from mwjax.errors import InputError
@@ -33,17 +34,25 @@ class Range:
             return False
         if self.whole and not isinstance(value, int):
             return False
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):  # a whole number may be too large to ask
             return False
         low = self.least is None or value >= self.least
         low = low and (self.above is None or value > self.above)
         return low and (self.most is None or value <= self.most)
 
 
+def shown(value: Any, most: int = 60) -> str:
+    """A value for an error: as it is written, but short, whatever it is."""
+    if isinstance(value, int) and abs(value) > sys.maxsize**4:  # more digits than Python writes
+        return "a number of very many digits"
+    text = repr(value[:most] if isinstance(value, str | list) else value)
+    return text if len(text) <= most + 2 else f"{text[:most]}…"
+
+
 def check_number(value: Any, name: str, allowed: Range) -> int | float:
     """The value. Raises InputError, naming it, for what is not such a number."""
     if not allowed.holds(value):
-        raise InputError(f"{name} is {value!r}; it must be {allowed}")
+        raise InputError(f"{name} is {shown(value)}; it must be {allowed}")
     return value
 
 

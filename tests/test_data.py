@@ -1,19 +1,27 @@
 """Datasets in the released layout, damaged files, the latent cache and the loader."""
 
+import atexit
+import concurrent.futures
 import dataclasses
+import functools
 import json
+import os
+import pathlib
 import re
+import shutil
+import tempfile
+import threading
 
 import numpy as np
 import pytest
 
-from mwjax.data import latents, layout, loader
+from mwjax.data import fingerprints, layout, loader, tables
 from mwjax.data.actions import KEYS, from_scene, parse_action_list, read_actions
 from mwjax.data.actions import main as show_actions
 from mwjax.data.captions import recaption
 from mwjax.data.clips import ClipConfig, fit, load_clip, read_table
 from mwjax.data.files import whole, write_whole
-from mwjax.data.latents import Encoders, LatentSource, encode_dataset
+from mwjax.data.latents import ALONE, Encoders, LatentSource, Share, encode_dataset
 from mwjax.data.loader import crop, latent_batches, pixel_batches
 from mwjax.data.video import WRITERS, read_video, write_video
 from mwjax.errors import InputError
@@ -31,7 +39,19 @@ def entry(**changes) -> dict:
     } | changes
 
 
-def make_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = "."):
+@functools.cache
+def drawn_dataset(**options) -> pathlib.Path:
+    """One that was made before, to be copied."""
+    folder = tempfile.mkdtemp(prefix="mwjax-dataset-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return draw_dataset(pathlib.Path(folder), **options)
+
+
+def make_dataset(root, **options):
+    return pathlib.Path(shutil.copytree(drawn_dataset(**options), root, dirs_exist_ok=True))
+
+
+def draw_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = "."):
     rng = np.random.default_rng(0)
     table = []
     for n in range(scenes):
@@ -41,9 +61,8 @@ def make_dataset(root, *, scenes: int = 3, frames: int = 20, directory: str = ".
         actions = {str(i): entry(ws=1, yaw_delta=0.2) for i in range(frames)}
         write_whole(layout.metadata_file(root, name), json.dumps({"biome": "plains", "actions": actions}))
         for start in (0, 9):
-            row = (f"{name}.mp4", start, start + 8, f"A scene {n}.", directory)
-            table.append(dict(zip(layout.COLUMNS, row, strict=True)))
-    layout.write_rows(root / layout.TABLES[0], layout.COLUMNS, table)
+            table.append((f"{name}.mp4", start, start + 8, f"A scene {n}.", directory))
+    tables.write_table(root / layout.TABLES[0], layout.COLUMNS, table)
     return root
 
 
@@ -84,7 +103,7 @@ def test_action_list_from_file(tmp_path):
     keyboard, mouse = read_actions(str(path))
     assert keyboard.shape == (5, 7)
     assert mouse[4, 1] == 2
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="is missing"):
         read_actions(str(tmp_path / "missing.json"))
 
 
@@ -250,7 +269,7 @@ def test_fit_shrinks_then_crops():
 CONFIG = ClipConfig(9, 32, 48)
 
 
-def encode(root, cache, calls=None, identity="v1", config=CONFIG, image=None):
+def encode(root, cache, calls=None, identity="v1", config=CONFIG, image=None, share=ALONE):
     def video(pixels):
         if calls is not None:
             calls.append(len(pixels))
@@ -261,7 +280,9 @@ def encode(root, cache, calls=None, identity="v1", config=CONFIG, image=None):
         return [np.ones((2, 3), np.float32)] * len(captions)
 
     encoders = Encoders(video, text, image)
-    return encode_dataset(read_table(root), cache, config=config, identity=identity, encoders=encoders, batch=2)
+    return encode_dataset(
+        read_table(root), cache, config=config, identity=identity, encoders=encoders, share=share, batch=2
+    )
 
 
 def test_damaged_clips_are_reported_and_left_out(tmp_path, capsys):
@@ -288,39 +309,185 @@ def test_nothing_readable_is_an_error(tmp_path):
         encode(root, tmp_path / "cache")
 
 
-def test_the_cache_is_continued_and_guarded(tmp_path):
+def test_the_cache_is_continued(tmp_path):
     root, calls = make_dataset(tmp_path / "data"), []
     encode(root, tmp_path / "cache", calls)
     assert sum(calls) == 6
-    (tmp_path / "cache/clips/000003.safetensors").unlink()
+    clip_files(tmp_path / "cache")[3].unlink()
     encode(root, tmp_path / "cache", calls)
     assert len(calls) == 4
-    with pytest.raises(InputError, match="other weights"):
-        encode(root, tmp_path / "cache", identity="v2")
 
 
-def test_an_older_cache_calls_the_first_frame_condition(tmp_path):
-    def image(first):
-        return np.ones((len(first), 5, 7), np.float32), np.zeros((len(first), 3, 4, 6, 1), np.float32)
+def clip_files(cache) -> list:
+    return [cache / "clips" / entry["file"] for entry in json.loads((cache / "index.json").read_text())["clips"]]
 
-    source = LatentSource(encode(make_dataset(tmp_path / "data"), tmp_path / "cache", image=image))
-    clip = source[0]
+
+def contents(cache) -> dict:
+    return {p.relative_to(cache): p.read_bytes() for p in cache.rglob("*") if p.is_file() and p.name != "cache.json"}
+
+
+def relabel(root, scene: int, frame: int, **changes) -> None:
+    path = layout.metadata_file(root, f"scene_{scene}")
+    content = json.loads(path.read_text())
+    content["actions"][str(frame)] |= changes
+    path.write_text(json.dumps(content))
+
+
+def exchange(root) -> None:
+    for folder in ("video", "metadata-detection"):
+        for a, b in zip(sorted((root / folder).glob("scene_0*")), sorted((root / folder).glob("scene_1*"))):
+            whole_of_a = a.read_bytes()
+            a.write_bytes(b.read_bytes())
+            b.write_bytes(whole_of_a)
+
+
+def edit(root, change) -> None:
+    """The lines of the table below its header."""
+    path = root / layout.TABLES[0]
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *change(lines)]) + "\n")
+
+
+def another_video(root) -> None:
+    times = layout.video_file(root, "scene_0").stat()
+    frames = read_video(layout.video_file(root, "scene_0"))
+    write_video(layout.video_file(root, "scene_0"), 255 - frames, fps=16)
+    os.utime(layout.video_file(root, "scene_0"), ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+# name: (what is done to a data set of three scenes with two clips each, how many clips are encoded anew)
+CHANGES = {
+    "nothing": (lambda root: None, 0),
+    "one label of one clip": (lambda root: relabel(root, 1, 3, ad=1), 1),
+    "a label that is not used": (lambda root: relabel(root, 1, 0, ad=1), 0),
+    "a collision of the other clip": (lambda root: relabel(root, 1, 12, collision=1), 1),
+    "two scenes exchanged": (exchange, 0),
+    "a video of the same time": (another_video, 2),
+    "a clip removed": (lambda root: edit(root, lambda lines: lines[1:]), 0),
+    "a clip added in front": (lambda root: edit(root, lambda lines: ["scene_0.mp4,4,12,New.,.", *lines]), 1),
+    "another order": (lambda root: edit(root, lambda lines: lines[::-1]), 0),
+    "other captions": (lambda root: edit(root, lambda lines: [line.replace("A scene", "B") for line in lines]), 0),
+    "a clip moved by a frame": (
+        lambda root: edit(root, lambda lines: [lines[0].replace(",0,8,", ",1,9,"), *lines[1:]]),
+        1,
+    ),
+    "a scene twice": (lambda root: edit(root, lambda lines: [*lines, *lines]), 0),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("settled", [0, fingerprints.SETTLED], ids=["remembered", "hashed"])
+def test_the_cache_knows_clips_by_their_content(tmp_path, change, settled, monkeypatch):
+    """What changed is encoded anew and nothing else, and the result is that of a cache that is made afresh."""
+    monkeypatch.setattr(fingerprints, "SETTLED", settled)
+    root, calls = make_dataset(tmp_path / "data"), []
+    encode(root, tmp_path / "cache")
+    before = contents(tmp_path / "cache")
+    how, anew = CHANGES[change]
+    how(root)
+    encode(root, tmp_path / "cache", calls)
+    files = clip_files(tmp_path / "cache")
+    assert len(calls) == -(-anew // 2)
+    assert len(contents(tmp_path / "cache").keys() - before.keys()) <= anew + 3  # and at most three captions
+    encode(root, tmp_path / "fresh")
+    assert [p.read_bytes() for p in files] == [p.read_bytes() for p in clip_files(tmp_path / "fresh")]
+    indices = [(tmp_path / name / "index.json").read_bytes() for name in ("cache", "fresh")]
+    assert indices[0] == indices[1]
+    a, b = (LatentSource(tmp_path / name) for name in ("cache", "fresh"))
+    for i in range(len(a)):
+        for name, array in a[i].items():
+            np.testing.assert_array_equal(array, b[i][name])
+
+
+def test_other_weights_and_sizes_make_their_own_latents(tmp_path, capsys):
+    root, calls = make_dataset(tmp_path / "data"), []
+    encode(root, tmp_path / "cache", calls)
+    for changes in ({"identity": "v2"}, {"config": ClipConfig(5, 32, 48)}, {"config": ClipConfig(9, 16, 24, 2)}):
+        calls.clear()
+        encode(root, tmp_path / "cache", calls, **changes)
+        assert sum(calls) == 6
+        assert "have changed" in capsys.readouterr().out
+        encode(root, tmp_path / "cache", calls)
+        assert sum(calls) == 6
+    encode(root, tmp_path / "cache", calls, config=dataclasses.replace(CONFIG, mirror=True))
+    assert sum(calls) == 12
+    image = lambda first: (np.ones((len(first), 5, 7), np.float32), np.zeros((len(first), 3, 4, 6, 1), np.float32))
+    clip = LatentSource(encode(root, tmp_path / "cache", image=image))[0]
     assert clip["image"].shape == (5, 7)
     assert clip["first_frame"].shape == (3, 4, 6, 1)
-    old = {"condition" if name == "first_frame" else name: array for name, array in clip.items() if name != "text"}
-    latents.save_tensors(latents.clip_file(tmp_path / "cache", 0), old)
-    again = source[0]
-    assert again.keys() == clip.keys()
-    np.testing.assert_array_equal(again["first_frame"], clip["first_frame"])
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut": lambda content: content[: len(content) // 2],
+    "garbage": lambda content: b"\xff" * len(content),
+    "a list": lambda content: b"[1]",
+    "nested": lambda content: b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("file", ["cache.json", "index.json", "captions/*", "clips/*", "../.cache/fingerprints-0.json"])
+def test_damage_to_the_cache_is_mended_with_a_line(tmp_path, file, damage, capsys):
+    root, calls = make_dataset(tmp_path / "data"), []
+    encode(root, tmp_path / "cache")
+    before = contents(tmp_path / "cache")
+    path = next((tmp_path / "cache").glob(file))
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    capsys.readouterr()
+    encode(root, tmp_path / "cache", calls)
+    told = capsys.readouterr()
+    assert ("made again" in told.out + told.err) == (file != "index.json")
+    assert contents(tmp_path / "cache") == before
+    assert sum(calls) == (2 if file == "clips/*" else 0)
+
+
+def test_a_flipped_bit_of_a_latent_is_found_when_it_is_read(tmp_path):
+    root = make_dataset(tmp_path / "data")
+    source = LatentSource(encode(root, tmp_path / "cache"))
+    before = source[2]
+    content = bytearray((path := clip_files(tmp_path / "cache")[2]).read_bytes())
+    content[-5] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"damaged and was removed; run the same command again"):
+        source[2]
+    again = LatentSource(encode(root, tmp_path / "cache"))[2]
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, again[name])
+
+
+def test_a_cache_of_the_first_form_is_refused(tmp_path):
+    root = make_dataset(tmp_path / "data")
+    (tmp_path / "cache/clips").mkdir(parents=True)
+    (tmp_path / "cache/clips/000000.safetensors").touch()
+    with pytest.raises(InputError, match=r"older version.*delete that folder"):
+        encode(root, tmp_path / "cache")
+
+
+def test_processes_share_the_cache(tmp_path, monkeypatch):
+    """Three processes (threads here) make what one makes, each clip once."""
+    root, calls = make_dataset(tmp_path / "data"), []
+    edit(root, lambda lines: [*lines, lines[0], "scene_9.mp4,0,8,Not there.,."])
+    encode(root, tmp_path / "one")
+    meeting = threading.Barrier(3)
+
+    def run(process: int) -> None:
+        encode(root, tmp_path / "three", calls, share=Share(process, 3, lambda name: meeting.wait(60) and None))
+
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, range(3)))
+    assert contents(tmp_path / "three") == contents(tmp_path / "one")
+    assert sum(calls) == 6
 
 
 @pytest.mark.parametrize(
     ("sizes", "says"),
     [
         ((80, 352, 640), "80 frames"),
-        ((81, 0, 640), "height 0"),
-        ((-3, 32, 32), "frames -3"),
-        ((5, 32, 32, 0), "shrink 0"),
+        ((81, 0, 640), "framing.height is 0"),
+        ((-3, 32, 32), "framing.frames is -3"),
+        ((5, 32, 32, 0), "framing.shrink is 0"),
+        ((5, 10**400, 32), "framing.height is a number of very many digits"),
     ],
 )
 def test_clips_that_cannot_be_cut(sizes, says):

@@ -5,21 +5,33 @@ Row 0 is always empty: nothing acted before the first frame. Positive pitch look
 """
 
 import argparse
-import csv
 import dataclasses
-import json
 import pathlib
 import re
 from collections.abc import Mapping
 
 import numpy as np
 
+from mwjax.data.scenes import check_scene
+from mwjax.data.tables import parse_table
+from mwjax.data.text import parse_json, read_text
 from mwjax.errors import InputError, command
+from mwjax.ranges import Range, check_number, shown
 
 GROUPS = {"ws": ("w", "s"), "ad": ("a", "d"), "scs": ("space", "shift", "ctrl")}  # of keys that exclude each other
 KEYS = tuple(key for group in GROUPS.values() for key in group)  # w s a d space shift ctrl
 MOUSE = ("pitch", "yaw")
 DEGREES = 15.0  # the datasets store rotations in units of 15 degrees
+
+MOST_FRAMES = 100_000  # of a list of actions, or a clip
+MOST_DEGREES = 360  # in a frame
+MOST_CHARACTERS = 1_000_000  # of the short form
+
+# What is a number to us; Python takes more for one (nan, 1_000, ²).
+NUMBER = re.compile(r"[-+]?(?:[0-9]{1,60}\.?[0-9]{0,60}|\.[0-9]{1,60})(?:[eE][-+]?[0-9]{1,3})?")
+COUNT = re.compile(r"[0-9]{1,9}")
+PART = re.compile(r"([^*@]*)([*@]?)(.*)", re.DOTALL)  # of the short form: what is held, how, for how long or when
+TURN = re.compile(r"[-+]?[0-9]{1,60}(?:\.[0-9]{0,60})?")
 
 Actions = tuple[np.ndarray, np.ndarray]
 
@@ -66,9 +78,10 @@ def mirror(keyboard: np.ndarray, mouse: np.ndarray) -> Actions:
 
 
 LIST_FORM = '[[end_frame, "w s a d shift ctrl _ mouse_y mouse_x"], …, "space frames"]'
+LISTED = tuple(KEYS.index(key) for key in ("w", "s", "a", "d", "shift", "ctrl"))  # the first six numbers of an entry
 
 
-def parse_action_list(action_list: list) -> Actions:
+def parse_action_list(action_list: object) -> Actions:
     """The original's syntax, LIST_FORM; space frames are those on which space is pressed.
 
     Each entry holds from the end of the one before up to and including its own end_frame; there are last end_frame + 1
@@ -87,31 +100,46 @@ def parse_action_list(action_list: list) -> Actions:
         ends.append(end)
         rows.append(fields)
     keyboard, mouse = no_actions(ends[-1] + 1)
-    listed = [KEYS.index(key) for key in ("w", "s", "a", "d", "shift", "ctrl")]
     for start, end, fields in zip(ends, ends[1:], rows, strict=False):
-        keyboard[start + 1 : end + 1, listed] = fields[:6]
+        keyboard[start + 1 : end + 1, LISTED] = fields[:6]
         mouse[start + 1 : end + 1] = fields[7:9]
     for word in action_list[-1].split():
-        if not word.isdigit() or not 1 <= int(word) <= ends[-1]:
-            raise InputError(f"space frame {word!r} of the action list is not between 1 and {ends[-1]}")
+        if not COUNT.fullmatch(word) or not 1 <= int(word) <= ends[-1]:
+            raise InputError(f"space frame {shown(word)} of the action list is not between 1 and {ends[-1]}")
         keyboard[int(word), KEYS.index("space")] = 1
     return keyboard, mouse
 
 
-def _parse_entry(index: int, entry: list) -> tuple[int, list[float]]:
+def _parse_entry(index: int, entry: object) -> tuple[int, list[float]]:
     """End frame and the nine numbers of an entry of an action list."""
-    try:
-        end = int(entry[0])
-        fields = [float(value) for value in entry[1].split()]
-    except (TypeError, ValueError, IndexError, AttributeError):
-        raise InputError(
-            f"action list entry {index} is {entry!r}; it must be [end_frame, nine numbers in a string]"
-        ) from None
-    if len(fields) != 9:
-        raise InputError(
-            f"action list entry {index} has {len(fields)} numbers, not 9 (w s a d shift ctrl _ mouse_y mouse_x)"
-        )
-    return end, fields
+    named = f"action list entry {index}"
+    if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[1], str):
+        raise InputError(f"{named} is {shown(entry)}; it must be [end_frame, nine numbers in a string]")
+    end, words = entry[0], entry[1].split()
+    if isinstance(end, str) and COUNT.fullmatch(end):
+        end = int(end)
+    check_number(end, f"{named}: end_frame", Range(least=1, most=MOST_FRAMES - 1))
+    if end != int(end):
+        raise InputError(f"{named}: end_frame is {end}; it must be a whole number")
+    if len(words) != 9:
+        raise InputError(f"{named} has {len(words)} numbers, not 9 (w s a d shift ctrl _ mouse_y mouse_x)")
+    keys = [parse_key(word, named) for word in words[:6]]
+    return int(end), [*keys, 0.0, *(parse_degrees(word, named) for word in words[7:])]
+
+
+def parse_key(word: str, named: str) -> float:
+    """0 or 1. Raises InputError for anything else."""
+    if not NUMBER.fullmatch(word) or float(word) not in (0, 1):
+        raise InputError(f"{named}: a key is {shown(word)}; it must be 0 or 1")
+    return float(word)
+
+
+def parse_degrees(word: str, named: str) -> float:
+    """What the mouse turns in a frame. Raises InputError for what is no number of degrees."""
+    if not NUMBER.fullmatch(word) or abs(float(word)) > MOST_DEGREES:
+        most = f"it must be a number of degrees from -{MOST_DEGREES} to {MOST_DEGREES}"
+        raise InputError(f"{named}: the mouse is {shown(word)}; {most}")
+    return float(word)
 
 
 def parse_short(text: str) -> Actions:
@@ -121,24 +149,39 @@ def parse_short(text: str) -> Actions:
     What is held: keys (w s a d space shift ctrl), pitch:DEGREES and yaw:DEGREES, joined by +, or none. Raises
     InputError naming the part.
     """
-    rows: list[Actions] = []
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(f"the actions have {len(text)} characters, of which at most {MOST_CHARACTERS} are read")
+    rows: list[Actions] = [no_actions(1)]
+    counts = [1]
     presses = []
     for part in (p.strip() for p in text.split(",")):
-        held, mark, count = re.fullmatch(r"([^*@]*)([*@]?)(.*)", part).groups()
-        if not mark or not count.strip().isdigit() or int(count) < 1:
-            raise InputError(f"action {part!r} is neither WHAT*FRAMES nor WHAT@FRAME, as in w+yaw:3*20 or space@30")
+        held, mark, count = PART.fullmatch(part).groups()
+        if not mark or not COUNT.fullmatch(count.strip()) or int(count) < 1:
+            named = shown(part)
+            raise InputError(f"action {named} is neither WHAT*FRAMES nor WHAT@FRAME, as in w+yaw:3*20 or space@30")
         row = _parse_held(part, held)
-        if mark == "*":
-            rows += [row] * int(count)
-        else:
+        if mark == "@":
             presses.append((part, int(count), row))
-    keyboard, mouse = (np.concatenate(group) for group in zip(no_actions(1), *rows, strict=True))
+            continue
+        rows.append(row)
+        counts.append(int(count))
+    frames = sum(counts)
+    check_frames(frames, "the actions")
+    keyboard, mouse = (np.repeat(np.concatenate(group), counts, 0) for group in zip(*rows, strict=True))
     for part, frame, (keys, moves) in presses:
-        if frame > len(rows):
-            raise InputError(f"action {part!r} is after the last frame, {len(rows)}")
+        if frame >= frames:
+            raise InputError(f"action {shown(part)} is after the last frame, {frames - 1}")
         keyboard[frame] = np.maximum(keyboard[frame], keys[0])
         mouse[frame] += moves[0]
+    if np.abs(mouse).max() > MOST_DEGREES:
+        raise InputError(f"the actions turn by more than {MOST_DEGREES} degrees in a frame")
     return keyboard, mouse
+
+
+def check_frames(frames: int, named: str) -> None:
+    """Raises InputError for more frames than anything is meant to have."""
+    if frames > MOST_FRAMES:
+        raise InputError(f"{named} has {frames} frames with the first; at most {MOST_FRAMES} can be asked for")
 
 
 def _parse_held(part: str, held: str) -> Actions:
@@ -148,64 +191,69 @@ def _parse_held(part: str, held: str) -> Actions:
         name, _, value = word.partition(":")
         if word in KEYS:
             keyboard[0, KEYS.index(word)] = 1
-        elif name in MOUSE and re.fullmatch(r"[-+]?\d+(\.\d*)?", value):
-            mouse[0, MOUSE.index(name)] = float(value)
+        elif name in MOUSE and TURN.fullmatch(value):
+            mouse[0, MOUSE.index(name)] = parse_degrees(value, f"action {shown(part)}")
         elif word != "none":
             known = ", ".join(KEYS)
-            raise InputError(f"action {part!r}: {word!r} is none of {known}, pitch:DEGREES, yaw:DEGREES, none")
+            raise InputError(
+                f"action {shown(part)}: {shown(word)} is none of {known}, pitch:DEGREES, yaw:DEGREES, none"
+            )
     return keyboard, mouse
 
 
-def parse_table(text: str) -> Actions:
+def parse_csv(text: str, named: str = "the CSV of actions") -> Actions:
     """CSV with a column for any of w s a d space shift ctrl pitch yaw and a row a frame; the first row is frame 0 and
     must be empty."""
-    rows = list(csv.DictReader(text.splitlines()))
-    names = list(rows[0]) if rows else []
-    odd = [name for name in names if name not in KEYS + MOUSE]
-    if not rows or odd:
-        wrong = f"; {odd[0]!r} is none of them" if odd else " and a row a frame"
-        raise InputError(f"a CSV of actions needs a header of {', '.join(KEYS + MOUSE)}{wrong}")
-    try:
-        table = {name: np.array([float(row[name]) for row in rows], np.float32) for name in names}
-    except (TypeError, ValueError):
-        raise InputError(f"the CSV of actions has a row that is not {len(names)} numbers") from None
-    empty = np.zeros(len(rows), np.float32)
-    keyboard, mouse = (np.stack([table.get(name, empty) for name in group], -1) for group in (KEYS, MOUSE))
+    table = parse_table(text, named, most=MOST_FRAMES)
+    names = [name.strip() for name in table.columns]
+    odd = next((name for name in names if name not in KEYS + MOUSE), None)
+    if not table.rows or odd is not None:
+        wrong = f"; {shown(odd)} is none of them" if odd is not None else " and a row a frame"
+        raise InputError(f"{named} needs a header of {', '.join(KEYS + MOUSE)}{wrong}")
+    keyboard, mouse = no_actions(len(table.rows))
+    for frame, row in enumerate(table.rows):
+        where = f"{named} line {row.line}"
+        for name, word in zip(names, row.fields, strict=True):
+            if name in KEYS:
+                keyboard[frame, KEYS.index(name)] = parse_key(word.strip(), where)
+            else:
+                mouse[frame, MOUSE.index(name)] = parse_degrees(word.strip(), where)
     if keyboard[0].any() or mouse[0].any():
-        raise InputError(
-            "the first row of the CSV of actions is frame 0, before which nothing acted; it must be all zeros"
-        )
+        raise InputError(f"the first row of {named} is frame 0, before which nothing acted; it must be all zeros")
     return keyboard, mouse
 
 
-def read_actions(text: str) -> Actions:
-    """Actions from the original's list, the short form, or a file: a list (.json), a scene of the dataset (.json) or a
-    table (.csv)."""
-    if text.lstrip().startswith("["):
-        return _parse_json(text, "the action list")
-    path = pathlib.Path(text)
-    if path.suffix not in (".json", ".csv"):
-        return parse_short(text)
-    try:
-        source = path.read_text()
-    except FileNotFoundError:
-        raise InputError(f"actions {text!r}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"actions {text!r} cannot be read ({error})") from None
-    return parse_table(source) if path.suffix == ".csv" else _parse_json(source, str(path))
+def read_actions(source: str | list) -> Actions:
+    """Actions from the original's list (also as JSON), the short form, or a file: a list (.json), a scene of the
+    dataset (.json) or a table (.csv). Raises InputError."""
+    if not isinstance(source, str):
+        return parse_action_list(source)
+    if source.lstrip().startswith("["):
+        return parse_action_list(parse_json(source, "the action list"))
+    suffix = pathlib.PurePath(source).suffix.lower()
+    if suffix == ".csv":
+        return parse_csv(read_text(source, "actions"), source)
+    if suffix == ".json":
+        return _of_json(parse_json(read_text(source, "actions"), source), source)
+    return parse_short(source)
 
 
-def _parse_json(source: str, where: str) -> Actions:
-    try:
-        value = json.loads(source)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not JSON: {error}") from None
-    if isinstance(value, dict):
+def _of_json(value: object, named: str) -> Actions:
+    if not isinstance(value, dict):
         try:
-            return from_scene(value["actions"], 0, 1 + max(map(int, value["actions"])))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{where} is no scene of the dataset: its actions lack or spoil {error}") from None
-    return parse_action_list(value)
+            return parse_action_list(value)
+        except InputError as error:
+            raise InputError(f"{named}: {error}") from None
+    return of_whole_scene(check_scene(value, named), named)
+
+
+def of_whole_scene(scene: Mapping, named: str, *, collisions: bool = True) -> Actions:
+    """Rows for all frames of a checked scene. Raises InputError if it has none, or too many."""
+    frames = 1 + max(map(int, scene["actions"]), default=-1)
+    if not frames:
+        raise InputError(f"{named} is no scene of the dataset: its actions are empty")
+    check_frames(frames, named)
+    return from_scene(scene["actions"], 0, frames, collisions=collisions)
 
 
 def from_scene(actions: Mapping[str, Mapping], start: int, stop: int, *, collisions: bool = True) -> Actions:

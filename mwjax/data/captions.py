@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
-from mwjax.data import layout
+from mwjax.data import layout, tables
 from mwjax.data.actions import Action
 from mwjax.data.clips import read_table
 from mwjax.data.video import read_video
@@ -54,9 +54,11 @@ def caption_model(name: str) -> Callable:
 def recaption(folder: pathlib.Path, model: Callable) -> None:
     """Replace the captions of a recorded dataset by a model's; the table changes as a whole at the end."""
     clips = read_table(folder)
-    table = layout.find_table(folder)
-    rows = layout.read_rows(table)
-    column = next(name for name in rows[0] if name.strip().lower() == "prompt")
-    for row, clip in zip(tqdm(rows, desc="captioning", unit="clip"), clips, strict=True):
-        row[column] = describe(read_video(clip.video, clip.start, clip.end + 1), model)
-    layout.write_rows(table, rows[0], rows)
+    path = layout.find_table(folder)
+    table = tables.read_table(path)
+    column = table.find("prompt")
+    rows = []
+    for row, clip in zip(tqdm(table.rows, desc="captioning", unit="clip"), clips, strict=True):
+        said = describe(read_video(clip.video, clip.start, clip.end + 1), model)
+        rows.append([*row.fields[:column], said, *row.fields[column + 1 :]])
+    tables.write_table(path, table.columns, rows)

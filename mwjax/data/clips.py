@@ -1,38 +1,39 @@
 """Clips of a gameplay dataset in the released layout (Micro-World, GF-Minecraft, or recorded here)."""
 
 import dataclasses
-import functools
-import json
 import pathlib
+from typing import ClassVar
 
 import numpy as np
 
-from mwjax.data import layout
-from mwjax.data.actions import from_scene, mirror
-from mwjax.data.detection import detect
+from mwjax.data import layout, tables
+from mwjax.data.actions import MOST_FRAMES, Actions, from_scene, mirror
+from mwjax.data.scenes import FRAME, read_scene
 from mwjax.data.video import read_video
 from mwjax.errors import InputError
+from mwjax.ranges import Checked, ranged, shown
 
 FRAMES_PER_LATENT = 4  # a clip is one frame and then this many for each further latent: f = 4t − 3
+MOST_SIDE = 8192  # pixels along a side of a frame
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipConfig:
+class ClipConfig(Checked):
     """How clips are cut: the first `frames` frames of each clip, shrunk and centre-cropped to height × width.
 
     mirror: learn from every clip's mirror image as well (not for captions that tell left from right).
     """
 
-    frames: int
-    height: int
-    width: int
-    shrink: int = 1
+    frames: int = ranged(least=1, most=MOST_FRAMES, whole=True)
+    height: int = ranged(least=1, most=MOST_SIDE, whole=True)
+    width: int = ranged(least=1, most=MOST_SIDE, whole=True)
+    shrink: int = ranged(1, least=1, most=MOST_SIDE, whole=True)
     mirror: bool = False
 
+    WHERE: ClassVar[str] = "framing."
+
     def __post_init__(self):
-        for name in ("frames", "height", "width", "shrink"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} {getattr(self, name)} of clips must be at least 1")
+        super().__post_init__()
         if self.frames % FRAMES_PER_LATENT != 1:
             raise InputError(f"clips of {self.frames} frames are not of the form 4n + 1 (17, 65, 81 …)")
 
@@ -61,51 +62,38 @@ class Clip:
 
 
 def read_table(root: str | pathlib.Path) -> list[Clip]:
-    """All clips of the captions table below `root`. Raises InputError if there is no table or it lacks columns."""
+    """All clips of the captions table below `root`. Raises InputError if there is no table, it lacks columns, or for a
+    row that is no clip."""
     root = pathlib.Path(root)
-    table = layout.find_table(root)
-    rows = [{name.strip().lower(): value for name, value in row.items() if name} for row in layout.read_rows(table)]
-    if not rows:
-        raise InputError(f"{table} lists no clips")
-    lost = [name for name in layout.REQUIRED_COLUMNS if name not in rows[0]]
+    path = layout.find_table(root)
+    table = tables.read_table(path)
+    places = {column: table.find(column) for column in layout.COLUMNS}
+    lost = [column for column in layout.REQUIRED_COLUMNS if places[column] is None]
     if lost:
-        raise InputError(f"{table} has no column {lost[0]!r}; it needs {', '.join(layout.REQUIRED_COLUMNS)}")
+        raise InputError(f"{path} has no column {lost[0]!r}; it needs {', '.join(layout.REQUIRED_COLUMNS)}")
+    if not table.rows:
+        raise InputError(f"{path} lists no clips")
     clips = []
-    for number, row in enumerate(rows, 2):
-        name, start, end, prompt = (row[column] for column in layout.REQUIRED_COLUMNS)
-        video, metadata = layout.find_scene(root, name, row.get("dir") or "")
+    for row in table.rows:
+        values = {column: "" if place is None else row.fields[place] for column, place in places.items()}
         try:
-            first = int(start)
-            last = int(end)
-        except ValueError:
-            raise InputError(f"{table} line {number}: frame indices {start!r} and {end!r} are not numbers") from None
-        clips.append(Clip(video, metadata, first, last, prompt))
+            clips.append(_clip(root, values))
+        except InputError as error:
+            raise InputError(f"{path} line {row.line}: {error}") from None
     return clips
 
 
-@functools.lru_cache(maxsize=8)
-def read_scene(path: pathlib.Path) -> dict:
-    """A scene's JSON, with collisions labelled. Raises InputError if it is missing or damaged."""
-    try:
-        scene = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged ({error})") from None
-    if not isinstance(scene.get("actions"), dict):
-        raise InputError(f"{path} has no actions")
-    if any("collision" not in entry for entry in scene["actions"].values()):
-        _add_detection(scene["actions"])
-    return scene
-
-
-def _add_detection(actions: dict) -> None:
-    """Label collisions and invalid jumps from positions, where the data set does not."""
-    frames = sorted((f for f in actions if "pos" in actions[f]), key=int)
-    positions = np.array([actions[f]["pos"] for f in frames], float)
-    _, collision, invalid = detect(positions, np.array([actions[f]["scs"] for f in frames]))
-    for i, frame in enumerate(frames):
-        actions[frame] |= {"collision": int(collision[i]), "jump_invalid": int(invalid[i])}
+def _clip(root: pathlib.Path, row: dict[str, str]) -> Clip:
+    """The clip of a row, by column. Raises InputError for what is none."""
+    name, start, end, prompt, directory = (row[column] for column in layout.COLUMNS)
+    if not all(FRAME.fullmatch(text.strip()) for text in (start, end)):
+        raise InputError(f"frame indices {shown(start)} and {shown(end)} are not numbers")
+    first = int(start)
+    last = int(end)
+    if last < first:
+        raise InputError(f"the clip ends at frame {last}, before frame {first} where it starts")
+    video, metadata = layout.find_scene(root, name, directory)
+    return Clip(video, metadata, first, last, prompt)
 
 
 def fit(frames: np.ndarray, height: int, width: int, shrink: int) -> np.ndarray:
@@ -126,27 +114,34 @@ def fit(frames: np.ndarray, height: int, width: int, shrink: int) -> np.ndarray:
     return frames[:, top : top + height, left : left + width]
 
 
-def load_clip(clip: Clip, *, height: int, width: int, shrink: int = 1) -> dict[str, np.ndarray]:
-    """video uint8 [f, h, w, 3], keyboard [f, 7] and mouse [f, 2]. Raises InputError if anything is missing or
-    damaged."""
+def read_clip_actions(clip: Clip) -> Actions:
+    """keyboard [f, 7] and mouse [f, 2] of a clip. Raises InputError if its scene is missing, damaged or too short."""
     actions = read_scene(clip.metadata)["actions"]
-    last = max((int(k) for k in actions), default=-1)
+    last = max(map(int, actions), default=-1)
     if last < clip.end:
         raise InputError(
             f"{clip.metadata} describes frames up to {last}, the clip ends at {clip.end}: it does not match its video"
         )
-    video = fit(read_video(clip.video, clip.start, clip.end + 1), height, width, shrink)
     keyboard, mouse = from_scene(actions, clip.start, clip.end + 1)
-    if clip.mirrored:
-        video = video[:, :, ::-1]
-        keyboard, mouse = mirror(keyboard, mouse)
-    return {"video": video, "keyboard": keyboard, "mouse": mouse}
+    return mirror(keyboard, mouse) if clip.mirrored else (keyboard, mouse)
+
+
+def load_clip(clip: Clip, *, height: int, width: int, shrink: int = 1) -> dict[str, np.ndarray]:
+    """video uint8 [f, h, w, 3], keyboard [f, 7] and mouse [f, 2]. Raises InputError if anything is missing or
+    damaged."""
+    keyboard, mouse = read_clip_actions(clip)
+    video = fit(read_video(clip.video, clip.start, clip.end + 1), height, width, shrink)
+    return {"video": video[:, :, ::-1] if clip.mirrored else video, "keyboard": keyboard, "mouse": mouse}
+
+
+def cut(clip: Clip, config: ClipConfig) -> Clip:
+    """As many frames of a clip as `config` says."""
+    return dataclasses.replace(clip, end=clip.start + config.frames - 1)
 
 
 def cut_clip(clip: Clip, config: ClipConfig) -> dict[str, np.ndarray]:
     """As load_clip, of as many frames and of the size that `config` says."""
-    cut = dataclasses.replace(clip, end=clip.start + config.frames - 1)
-    return load_clip(cut, height=config.height, width=config.width, shrink=config.shrink)
+    return load_clip(cut(clip, config), height=config.height, width=config.width, shrink=config.shrink)
 
 
 def to_pixels(video: np.ndarray) -> np.ndarray:

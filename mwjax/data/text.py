@@ -4,6 +4,7 @@ Text is UTF-8, with or without a mark; a file may not be larger, nor its JSON de
 """
 
 import json
+import math
 import pathlib
 import re
 from typing import Any
@@ -18,18 +19,20 @@ def read_bytes(path: str | pathlib.Path, what: str = "") -> bytes:
     """The content of a file. what: comes before its name in errors, such as "--jobs"."""
     path = pathlib.Path(path)
     named = f"{what} {path}".strip()
+    if path.is_dir():
+        raise InputError(f"{named} is a folder, not a file")
     try:
-        if path.is_dir():
-            raise InputError(f"{named} is a folder, not a file")
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"{named} has {path.stat().st_size >> 20} MiB; at most {LARGEST >> 20} are read")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)  # a pipe or a device does not say how much it holds
     except FileNotFoundError:
         raise InputError(f"{named} is missing") from None
     except PermissionError:
         raise InputError(f"{named} may not be read: no permission") from None
     except (OSError, ValueError) as error:  # a ValueError for a name with a null character
         raise InputError(f"{named} cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    if len(content) > LARGEST:
+        raise InputError(f"{named} has more than {LARGEST >> 20} MiB; no text that is meant has")
+    return content
 
 
 def decoded(content: bytes, named: str) -> str:
@@ -52,10 +55,14 @@ def parse_json(text: str, named: str) -> Any:
         raise InputError(f"{named} is JSON of more than {DEEPEST} brackets within brackets")
 
     def refuse(word: str):
-        raise InputError(f"{named} holds {word}, which is no number")
+        raise InputError(f"{named} holds {word[:20]}, which is no number")
+
+    def finite(word: str) -> float:
+        number = float(word)
+        return number if math.isfinite(number) else refuse(word)
 
     try:
-        value = json.loads(text, parse_constant=refuse)
+        value = json.loads(text, parse_constant=refuse, parse_float=finite)
     except (json.JSONDecodeError, RecursionError, ValueError) as error:  # a ValueError for thousands of digits
         if isinstance(error, InputError):
             raise
@@ -75,7 +82,8 @@ def read_json(path: str | pathlib.Path, what: str = "", *, kind: type = dict) ->
 def depth(text: str) -> int:
     """How many brackets of JSON text lie within one another at most; those in strings do not count."""
     deepest = now = 0
-    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', text):
+    for found in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', text, re.DOTALL):  # in one pass, whatever it holds
+        bracket = found[0]
         if bracket in "[{":
             now += 1
             deepest = max(deepest, now)

@@ -1,23 +1,30 @@
 """What was asked for: the actions beside a video, as labels for what an inverse dynamics model reads off."""
 
-import json
 import pathlib
 
-from mwjax.data.actions import Actions, from_scene, read_actions
-from mwjax.data.clips import read_scene
+from mwjax.data.actions import Actions, of_whole_scene, parse_action_list, read_actions
+from mwjax.data.scenes import read_scene
+from mwjax.data.text import parse_json, read_text
 from mwjax.errors import InputError
 from mwjax.evaluation.control import labels
 from mwjax.evaluation.metric import ASKED, Values
 
 
 def _read(path: pathlib.Path, collisions: bool) -> Actions:
-    value = json.loads(path.read_text()) if path.suffix == ".json" else None
-    if isinstance(value, dict) and isinstance(value.get("job"), dict):  # what mwjax.sample writes
-        return read_actions(value["job"]["actions"])
-    if isinstance(value, dict):
-        rows = read_scene(path)["actions"]
-        return from_scene(rows, 0, 1 + max(map(int, rows)), collisions=collisions)
-    return read_actions(str(path))
+    if path.suffix.lower() != ".json":
+        return read_actions(str(path))
+    value = parse_json(read_text(path), str(path))
+    if not isinstance(value, dict):
+        return parse_action_list(value)
+    if isinstance(value.get("job"), dict):  # what mwjax.sample writes
+        return _asked(value["job"].get("actions"))
+    return of_whole_scene(read_scene(path, labelled=collisions), str(path), collisions=collisions)
+
+
+def _asked(actions: object) -> Actions:
+    if not isinstance(actions, str | list):
+        raise InputError("its job has no actions")
+    return read_actions(actions)
 
 
 def read_labels(path: pathlib.Path, frames: int, *, collisions: bool, offset: int) -> tuple[Values, Actions]:
@@ -34,8 +41,6 @@ def read_labels(path: pathlib.Path, frames: int, *, collisions: bool, offset: in
         actions = _read(path, collisions)
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-        raise InputError(f"{path} holds no actions that can be read ({type(error).__name__}: {error})") from None
     if len(actions[0]) < frames:
         raise InputError(f"{path} has actions for {len(actions[0])} frames, the video has {frames}")
     actions = tuple(rows[:frames] for rows in actions)

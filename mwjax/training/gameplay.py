@@ -10,7 +10,8 @@ import jax
 from mwjax.data.clips import Clip
 from mwjax.data.latents import ClipConfig, Encoders, LatentSource, Share, encode_dataset
 from mwjax.data.loader import latent_batches, pixel_batches
-from mwjax.encoding import embed, encode_images, encode_pixels, encoders_identity
+from mwjax.data.tokenizer import report_cut
+from mwjax.encoding import embed, encode_images, encode_pixels, encoders_identity, text_identity
 from mwjax.models.model import Model
 
 ENCODED_TOGETHER = 8  # clips, or as many as there are devices
@@ -36,13 +37,17 @@ class Gameplay:
         image = None
         if model.image_encoder:
             image = functools.partial(encode_images, model, frames=self.config.frames)
-        encoders = Encoders(functools.partial(encode_pixels, model), functools.partial(embed, model), image)
+        text = functools.partial(embed, model, report=False)
+        if self.share.process == 0:  # once for all captions
+            length = model.transformer.config.backbone.text_len
+            report_cut(model.tokenizer, [clip.prompt for clip in self.clips], length)
+        encoders = Encoders(functools.partial(encode_pixels, model), text, image, text_identity(model))
         with jax.set_mesh(self.devices):
             return encode_dataset(
                 self.clips,
                 self.cache,
                 config=self.config,
-                identity=encoders_identity(model),
+                identity=encoders_identity(model, ("vae", "image_encoder")),
                 encoders=encoders,
                 share=self.share,
                 batch=max(ENCODED_TOGETHER, self.devices.size),
