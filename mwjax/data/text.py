@@ -5,6 +5,7 @@ Text is UTF-8, with or without a mark; a file may not be larger, nor its JSON de
 
 import json
 import math
+import os
 import pathlib
 import re
 from typing import Any
@@ -19,7 +20,7 @@ def read_bytes(path: str | pathlib.Path, what: str = "") -> bytes:
     """The content of a file. what: comes before its name in errors, such as "--jobs"."""
     path = pathlib.Path(path)
     named = f"{what} {path}".strip()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{named} is a folder, not a file")
     try:
         with path.open("rb") as file:

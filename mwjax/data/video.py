@@ -2,16 +2,20 @@
 
 import contextlib
 import fractions
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import av
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from mwjax.data.files import whole
+from mwjax.data.pictures import read_image as read_image  # commands read pictures and videos alike
 from mwjax.errors import InputError
+
+MOST_PIXELS = 2**26  # of a frame: 8192 × 8192
 
 
 @contextlib.contextmanager
@@ -78,37 +82,99 @@ def write_video(path: str | pathlib.Path, frames: np.ndarray, *, fps: float, crf
 
 
 def read_video(path: str | pathlib.Path, start: int = 0, stop: int | None = None) -> np.ndarray:
-    """Frames start … stop − 1 as uint8 [f, h, w, 3].
+    """Frames start … stop − 1 as uint8 [f, h, w, 3], counted as they are decoded, whatever their time stamps.
 
-    Raises InputError if the file is damaged or shorter than asked for.
+    Raises InputError if the file is missing, damaged or shorter than asked for.
     """
-    frames = []
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            period = 1 / (stream.average_rate * stream.time_base)  # ticks per frame
-            first = stream.start_time or 0
-            if start:
-                container.seek(first + int(start * period), stream=stream)  # to the key frame before
-            for frame in container.decode(stream):
-                index = round((frame.pts - first) / period)
-                if stop is not None and index >= stop:
-                    break
-                if index >= start:
-                    frames.append(frame.to_ndarray(format="rgb24"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (av.FFmpegError, IndexError, ZeroDivisionError, TypeError) as error:
-        reason = getattr(error, "strerror", error)
-        raise InputError(f"{path} is damaged ({reason}); delete it and record or download it again") from None
+    with _opened(path) as (container, stream):
+        times = _times(container, stream) if start else None
+        frames = _from_key_frame(container, stream, times, start, stop) if times else None
+    if frames is None:
+        with _opened(path) as (container, stream):
+            frames = _from_beginning(container, stream, start, stop)
     if not frames or (stop is not None and len(frames) < stop - start):
         last = "the end" if stop is None else stop - 1
-        raise InputError(f"{path} ends after {start + len(frames)} frames; frames {start} to {last} were asked for")
+        known = start + len(frames) if frames or not start else len(times or []) or "fewer"
+        raise InputError(f"{path} ends after {known} frames; frames {start} to {last} were asked for")
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise InputError(f"{path} changes the size of its pictures on the way")
     return np.stack(frames)
 
 
+@contextlib.contextmanager
+def _opened(path: str | pathlib.Path) -> Iterator[tuple]:
+    """The container and its video. What goes wrong while it is open is an InputError."""
+    if not os.path.exists(path):
+        raise InputError(f"{path} is missing")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is a folder or a device, not a video")
+    try:
+        with av.open(str(path), metadata_errors="replace") as container:
+            if not container.streams.video:
+                raise InputError(f"{path} holds no video")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(f"{path} holds video of an unknown kind")
+            if (stream.width or 0) * (stream.height or 0) > MOST_PIXELS:
+                raise InputError(f"{path} has {stream.width}×{stream.height} pixels; at most {MOST_PIXELS} are read")
+            yield container, stream
+    except InputError:
+        raise
+    except PermissionError:
+        raise InputError(f"{path} may not be read: no permission") from None
+    except (av.FFmpegError, OSError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        raise InputError(f"{path} is damaged ({reason}); record or download it again") from None
+
+
+def _times(container, stream) -> dict[int, int] | None:
+    """{time stamp: number} of every frame, in the order in which they are shown, without decoding any; None where the
+    file does not tell them apart."""
+    times = [packet.pts for packet in container.demux(stream) if packet.size and not packet.is_discard]
+    if None in times or len(set(times)) < len(times):
+        return None
+    return {time: number for number, time in enumerate(sorted(times))}
+
+
+def _from_key_frame(container, stream, times: dict[int, int], start: int, stop: int | None) -> list | None:
+    """Frames from the key frame before the first one on; None if that is not how the file works."""
+    wanted = range(start, len(times) if stop is None else min(stop, len(times)))
+    if not wanted:
+        return []
+    try:
+        container.seek(list(times)[start], stream=stream)
+    except av.FFmpegError:
+        return None
+    frames = []
+    for frame in container.decode(stream):
+        number = times.get(frame.pts)
+        if number is None or number > start + len(frames):  # no such packet, or later than what comes next
+            return None
+        if number == start + len(frames):
+            frames.append(_pixels(frame))
+        if len(frames) == len(wanted):
+            return frames
+    return None
+
+
+def _from_beginning(container, stream, start: int, stop: int | None) -> list:
+    frames = []
+    for number, frame in enumerate(container.decode(stream)):
+        if number == stop:
+            break
+        if number >= start:
+            frames.append(_pixels(frame))
+    return frames
+
+
+def _pixels(frame: av.VideoFrame) -> np.ndarray:
+    if frame.width * frame.height > MOST_PIXELS:
+        raise InputError(f"a picture of {frame.width}×{frame.height} pixels; at most {MOST_PIXELS} are read")
+    return frame.to_ndarray(format="rgb24")
+
+
 class Header(NamedTuple):
-    """What a video's header promises."""
+    """What a video's header promises, or where it does not say, what the file holds."""
 
     frames: int
     height: int
@@ -119,10 +185,11 @@ class Header(NamedTuple):
 def read_header(path: str | pathlib.Path) -> Header | None:
     """None if the file cannot be read."""
     try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return Header(stream.frames, stream.height, stream.width, float(stream.average_rate or 0))
-    except (av.FFmpegError, OSError, IndexError):
+        with _opened(path) as (container, stream):
+            height, width, fps = stream.height, stream.width, float(stream.average_rate or 0)
+            frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
+            return Header(frames, height, width, fps)
+    except InputError:
         return None
 
 
@@ -132,15 +199,13 @@ def frame_count(path: str | pathlib.Path) -> int:
     return header.frames if header else 0
 
 
-def read_image(path: str | pathlib.Path, height: int, width: int) -> np.ndarray:
-    """A picture as uint8 [height, width, 3]: scaled until it covers the frame, then cut to its centre.
+def find_videos(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The videos of a folder by name, their suffix in any case."""
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() == ".mp4") if folder.is_dir() else []
 
-    Raises InputError if it cannot be read.
-    """
-    try:
-        with Image.open(path) as picture:
-            return np.asarray(ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
-    except FileNotFoundError:
-        raise InputError(f"image {path} is missing") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"image {path} cannot be read ({error})") from None
+
+def find_video(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """NAME.mp4 of a folder, its suffix in any case; NAME.mp4 if there is none."""
+    exact = folder / f"{name}.mp4"
+    others = (path for path in find_videos(folder) if path.stem == name)
+    return exact if exact.exists() else next(others, exact)

@@ -3,7 +3,7 @@
 import collections
 import pathlib
 
-from mwjax.data.video import Header, read_header
+from mwjax.data.video import Header, find_videos, read_header
 from mwjax.errors import InputError
 
 Headers = dict[pathlib.Path, Header | None]
@@ -14,7 +14,7 @@ def headers_of(folder: pathlib.Path, limit: int) -> Headers:
 
     Raises InputError if there is none to score.
     """
-    paths = sorted(folder.glob("*.mp4"))[:limit]
+    paths = find_videos(folder)[:limit]
     if not paths:
         raise InputError(f"{folder} holds no .mp4 file" if folder.is_dir() else f"{folder} is not a folder")
     headers = {path: read_header(path) for path in paths}
