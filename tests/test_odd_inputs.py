@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import tempfile
 
 import numpy as np
 import odd_inputs
@@ -74,21 +75,23 @@ def test_what_is_no_video(videos, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives up its rights for a while")
-def test_a_file_without_permission_is_said_so(videos, tmp_path):
-    tmp_path.chmod(0o755)
+def test_a_file_without_permission_is_said_so(videos):
+    with tempfile.TemporaryDirectory() as folder:  # pytest's are closed to others
+        os.chmod(folder, 0o755)
+        without_permission(pathlib.Path(folder), videos["steady"].read_bytes())
+
+
+def without_permission(folder: pathlib.Path, content: bytes) -> None:
     readers = {"a.mp4": read_video, "a.json": read_scene, "a.png": lambda path: read_image(path, 8, 8)}
     readers |= {"a.csv": lambda path: read_actions(str(path))}
     for name in readers:
-        (tmp_path / name).write_bytes(videos["steady"].read_bytes())
-        (tmp_path / name).chmod(0)
-    for above in tmp_path.parents:
-        if above.stat().st_mode & 1 == 0:
-            pytest.skip(f"{above} is closed to others")
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0)
     os.seteuid(65534)
     try:
         for name, reader in readers.items():
             with pytest.raises(InputError, match="no permission") as error:
-                reader(tmp_path / name)
+                reader(folder / name)
             assert "delete" not in str(error.value)
             assert "damaged" not in str(error.value)
     finally:
@@ -243,7 +246,7 @@ def test_a_scene_is_read_again_when_it_changes(tmp_path):
         ("yaw:361*4", "the mouse is '361'"),
         ("yaw:200*4, yaw:200@2", "more than 360 degrees"),
         ("yaw:" + "9" * 60 + "*4", "the mouse is"),
-        ("w" * 2_000_000, "at most 1000000 are read"),
+        ("w" * 2_000_000, "at most 500000 are read"),
         ("\0.json", "cannot be read"),
         ("x" * 5000 + ".json", "File name too long"),
         ("", "neither WHAT"),

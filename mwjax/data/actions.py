@@ -25,7 +25,7 @@ DEGREES = 15.0  # the datasets store rotations in units of 15 degrees
 
 MOST_FRAMES = 100_000  # of a list of actions, or a clip
 MOST_DEGREES = 360  # in a frame
-MOST_CHARACTERS = 1_000_000  # of the short form
+MOST_CHARACTERS = 500_000  # of the short form
 
 # What is a number to us; Python takes more for one (nan, 1_000, ²).
 NUMBER = re.compile(r"[-+]?(?:[0-9]{1,60}\.?[0-9]{0,60}|\.[0-9]{1,60})(?:[eE][-+]?[0-9]{1,3})?")
@@ -154,17 +154,21 @@ def parse_short(text: str) -> Actions:
     rows: list[Actions] = [no_actions(1)]
     counts = [1]
     presses = []
+    parsed: dict[str, Actions] = {}  # the same is often held again
     for part in (p.strip() for p in text.split(",")):
         held, mark, count = PART.fullmatch(part).groups()
         if not mark or not COUNT.fullmatch(count.strip()) or int(count) < 1:
             named = shown(part)
             raise InputError(f"action {named} is neither WHAT*FRAMES nor WHAT@FRAME, as in w+yaw:3*20 or space@30")
-        row = _parse_held(part, held)
+        if held not in parsed:
+            parsed[held] = _parse_held(part, held)
         if mark == "@":
-            presses.append((part, int(count), row))
+            presses.append((part, int(count), parsed[held]))
             continue
-        rows.append(row)
+        rows.append(parsed[held])
         counts.append(int(count))
+        if len(counts) > MOST_FRAMES:
+            break
     frames = sum(counts)
     check_frames(frames, "the actions")
     keyboard, mouse = (np.repeat(np.concatenate(group), counts, 0) for group in zip(*rows, strict=True))

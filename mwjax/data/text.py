@@ -81,13 +81,16 @@ def read_json(path: str | pathlib.Path, what: str = "", *, kind: type = dict) ->
 
 
 def depth(text: str) -> int:
-    """How many brackets of JSON text lie within one another at most; those in strings do not count."""
+    """How many brackets of JSON text lie within one another at most, or one more than DEEPEST; those in strings do not
+    count."""
     deepest = now = 0
     for found in re.finditer(r'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', text, re.DOTALL):  # in one pass, whatever it holds
         bracket = found[0]
         if bracket in "[{":
             now += 1
             deepest = max(deepest, now)
+            if deepest > DEEPEST:
+                break
         elif bracket in "]}":
             now -= 1
     return deepest
