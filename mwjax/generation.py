@@ -20,11 +20,12 @@ from mwjax.models.first_frame import with_mask
 from mwjax.models.model import Model, Network
 from mwjax.models.vae import VAEConfig
 from mwjax.models.world_model import WorldConfig, input_shapes
+from mwjax.ranges import FRAMES, SEED, SIDE, check_number
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One batch of videos to sample, all of one size and length.
+    """One batch of videos to sample, all of one size and length. Raises InputError for numbers that are none.
 
     actions: (keyboard [f, 7], mouse [f, 2]) for each video. images: uint8 first frames [b, h, w, 3] of an
     image-conditioned model. Each video's noise comes from its own seed alone.
@@ -38,16 +39,25 @@ class Request:
     negative: str = ""
     images: np.ndarray | None = None
 
+    def __post_init__(self):
+        for seed in self.seeds:
+            check_number(seed, "seed", SEED)
+        for keyboard, mouse in self.actions:
+            if not (np.isfinite(keyboard).all() and np.isfinite(mouse).all()):
+                raise InputError("the actions hold values that are no numbers")
+
 
 def latent_shape(
     world: WorldConfig, vae: VAEConfig, *, frames: int, height: int, width: int
 ) -> tuple[int, int, int, int]:
-    """Latents [t, h, w, z] of a clip. Raises InputError for sizes that do not divide."""
+    """Latents [t, h, w, z] of a clip. Raises InputError for sizes that do not divide, or that are out of range."""
+    check_number(frames, "frames", FRAMES)
     every, stride, patch = vae.temporal_stride, vae.spatial_stride, world.backbone.patch
     if frames % every != 1:
         raise InputError(f"{frames} frames are not of the form {every}n + 1 (17, 65, 81 …)")
     for name, value in (("height", height), ("width", width)):
-        if value < stride * patch or value % (stride * patch):
+        check_number(value, name, SIDE)
+        if value % (stride * patch):
             raise InputError(f"{name} {value} is not a multiple of {stride * patch} (VAE {stride} × patch {patch})")
     return (frames // every + 1, height // stride, width // stride, world.backbone.out_dim)
 
@@ -83,11 +93,27 @@ def inputs_of(model: Model, spec: SamplerSpec, request: Request) -> tuple[jax.Ar
 
 def generate(model: Model, sampling: Sampling, request: Request, *, variables: dict | None = None) -> np.ndarray:
     """uint8 videos [b, f, h, w, 3] by one compiled function, compiled anew only for other sizes. variables: in place of
-    the model's own."""
+    the model's own. Raises InputError if the latents are not finite."""
     spec, params = specify(model.transformer.config, sampling)
     noise, inputs = inputs_of(model, spec, request)
     weights = {"transformer": model.variables if variables is None else variables, "vae": model.vae.params}
-    return np.asarray(sample(spec, model.vae.config, weights, params, noise, inputs))
+    frames, finite = sample(spec, model.vae.config, weights, params, noise, inputs)
+    check_finite(finite, sampling, request)
+    return np.asarray(frames)
+
+
+def check_finite(finite, sampling: Sampling, request: Request) -> None:
+    """Raises InputError where not all latents of a batch are finite (`finite`: of each video): they would be a black
+    video."""
+    finite = np.asarray(finite)
+    if finite.all():
+        return
+    seed = request.seeds[int(np.argmin(finite))]
+    given = ", ".join(f"{name} {getattr(sampling, name):g}" for name in ("guidance", "action_guidance", "shift"))
+    raise InputError(
+        f"sampling gave latents that are no numbers (seed {seed}; {given}): most likely a weight of the model or of a "
+        "LoRA is damaged or its scale too large, or a guidance is; try each without, or --dtype float32"
+    )
 
 
 @dataclasses.dataclass
@@ -110,6 +136,7 @@ class Stream:
         for step, latents, computed in watch(spec, self.model.variables, params, noise, inputs):
             latents.block_until_ready()
             if step == self.sampling.steps:
+                check_finite(jnp.isfinite(latents).all((1, 2, 3, 4)), self.sampling, self.request)
                 self.latents, self.computed = latents, np.asarray(computed)
             yield step
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-import sys
+import numbers
 from typing import Any, ClassVar
 
 from mwjax.errors import InputError
@@ -20,45 +20,62 @@ class Range:
     def __str__(self) -> str:
         """Such as "a whole number from 1 to 100"."""
         kind = "a whole number" if self.whole else "a number"
-        if self.above is not None:
-            kind += f" above {self.above:g}"
-        elif self.least is not None and self.most is not None:
-            return f"{kind} from {self.least:g} to {self.most:g}"
-        elif self.least is not None:
-            kind += f", at least {self.least:g}"
-        return kind if self.most is None else f"{kind}, at most {self.most:g}"
+        low, above, high = (_shown(bound) for bound in (self.least, self.above, self.most))
+        if above:
+            kind += f" above {above}"
+        elif low and high:
+            return f"{kind} from {low} to {high}"
+        elif low:
+            kind += f", at least {low}"
+        return f"{kind}, at most {high}" if high else kind
 
     def holds(self, value: Any) -> bool:
         """Whether `value` is such a number. A bool is none."""
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral if self.whole else numbers.Real):
             return False
-        if self.whole and not isinstance(value, int):
-            return False
-        if isinstance(value, float) and not math.isfinite(value):  # a whole number may be too large to ask
+        try:
+            if not self.whole and not math.isfinite(value):
+                return False
+        except OverflowError:  # a whole number that no float can hold
             return False
         low = self.least is None or value >= self.least
         low = low and (self.above is None or value > self.above)
         return low and (self.most is None or value <= self.most)
 
 
-def shown(value: Any, most: int = 60) -> str:
-    """A value for an error: as it is written, but short, whatever it is."""
-    if isinstance(value, int) and abs(value) > sys.maxsize**4:  # more digits than Python writes
-        return "a number of very many digits"
-    text = repr(value[:most] if isinstance(value, str | list) else value)
-    return text if len(text) <= most + 2 else f"{text[:most]}…"
+def _shown(bound: float | None) -> str:
+    """Such as "0.5" or "4294967295"; "" for none."""
+    if bound is None:
+        return ""
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
+
+
+# What many numbers are.
+SEED = Range(least=0, most=2**32 - 1, whole=True)  # a larger one would be another seed in disguise
+COUNT = Range(least=1, most=1_000_000_000, whole=True)
+FRAMES = Range(least=1, most=10_000, whole=True)  # of a video
+SIDE = Range(least=16, most=8192, whole=True)  # of a picture, in pixels
+FPS = Range(least=0.01, most=1000)
 
 
 def check_number(value: Any, name: str, allowed: Range) -> int | float:
     """The value. Raises InputError, naming it, for what is not such a number."""
     if not allowed.holds(value):
-        raise InputError(f"{name} is {shown(value)}; it must be {allowed}")
+        raise InputError(f"{name} is {cut(value)}; it must be {allowed}")
     return value
 
 
-def ranged(default: Any = dataclasses.MISSING, **bounds) -> Any:
-    """A field of a Checked dataclass that must hold a number within `bounds`, see Range."""
-    return dataclasses.field(default=default, metadata={"range": Range(**bounds)})
+def cut(value: Any, most: int = 60) -> str:
+    """A wrong value as an error shows it: not all of a long one."""
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * most:
+        return f"a number of about {value.bit_length() * 3 // 10} digits"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def ranged(default: Any = dataclasses.MISSING, allowed: Range | None = None, **bounds) -> Any:
+    """A field of a Checked dataclass that must hold a number that is `allowed`, or within `bounds`, see Range."""
+    return dataclasses.field(default=default, metadata={"range": allowed or Range(**bounds)})
 
 
 class Checked:
@@ -76,3 +93,8 @@ class Checked:
             value = getattr(self, field.name)
             for entry in value if isinstance(value, tuple) else (value,):
                 check_number(entry, f"{self.WHERE}{field.name}", field.metadata["range"])
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value for an error: as it is written, but short, whatever it is."""
+    return cut(value, most)

@@ -103,7 +103,7 @@ def test_unknown_and_missing_keys():
         stage_of({"name": "base", "steps": 1, "batch": 1, "lr": 1.0, "rank": 4}, "stage", {})
     with pytest.raises(InputError, match="variant 'short' is unknown"):
         load_config("tiny_t2w_controlnet:short")
-    with pytest.raises(InputError, match="guidance_skip 2 must be between 0 and 1"):
+    with pytest.raises(InputError, match=r"sampling\.guidance_skip is 2; it must be a number from 0 to 1"):
         build(Sampling, {"guidance_skip": 2}, "sampling")
 
 

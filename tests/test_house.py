@@ -13,7 +13,7 @@ SOURCES = sorted(p for folder in ("mwjax", "converters") for p in (ROOT / folder
 
 # From the ground up; a module may import from its own floor and those below.
 FLOORS = (
-    ("errors", "types", "rules", "config", "ranges"),
+    ("errors", "types", "rules", "ranges", "config"),
     ("data", "parallel", "runtime"),
     ("worlds", "models"),
     ("diffusion", "evaluation", "encoding"),

@@ -152,7 +152,7 @@ def ours(part: str, folder: pathlib.Path, arrays: list[np.ndarray]) -> Callable[
         blank = {"keyboard": np.zeros((1, SAMPLED, 7), np.float32), "mouse": np.zeros((1, SAMPLED, 2), np.float32)}
         inputs = {"text": text, "negative": negative} | blank
         weights = {"transformer": {"params": params["transformer"]}, "vae": params["vae"]}
-        return sample(spec, config["vae"], weights, numbers, noise, inputs)
+        return sample(spec, config["vae"], weights, numbers, noise, inputs)[0]
 
     if part == "sampling":
         spec, numbers = specify(config["transformer"], Sampling(steps=STEPS, shift=3.0, guidance=GUIDANCE))

@@ -22,7 +22,7 @@ from mwjax.diffusion.solvers import SOLVERS, SolverState, SolverTable, advance, 
 from mwjax.errors import InputError
 from mwjax.models.vae import VAEConfig
 from mwjax.models.world_model import Condition, WorldConfig, WorldModel, take_batch
-from mwjax.types import Array, Float, Int, UInt8
+from mwjax.types import Array, Bool, Float, Int, UInt8
 
 Inputs = Mapping[str, Array]
 NOT_CONDITIONS = ("negative", "seed")  # inputs that the model does not read
@@ -95,6 +95,15 @@ Velocity = Callable[[Array, Row, Memory], tuple[Array, Memory]]
 Velocities = Callable[[Array, Row, Memory, int], tuple[list[Array], Memory]]  # of the first so many parts of the batch
 
 
+def coefficients_of(cfg: WorldConfig, sampling: Sampling) -> tuple[float, ...]:
+    """TeaCache's polynomial. Raises InputError, without touching a device, as `specify` does."""
+    coefficients = sampling.teacache_polynomial or polynomial(cfg.backbone) or ()
+    if sampling.teacache and not coefficients:
+        width, advice = cfg.backbone.dim, "give one, such as --teacache-polynomial 1 0"
+        raise InputError(f"TeaCache has no published polynomial for a backbone of width {width}; {advice}")
+    return coefficients
+
+
 def specify(cfg: WorldConfig, sampling: Sampling) -> tuple[SamplerSpec, SamplerParams]:
     """A Sampling for a model. Raises InputError if TeaCache is wanted and nobody has published its polynomial for this
     backbone."""
@@ -103,10 +112,7 @@ def specify(cfg: WorldConfig, sampling: Sampling) -> tuple[SamplerSpec, SamplerP
     modes = guide_modes(sampling.steps, every=sampling.guidance_every, skip=sampling.guidance_skip)
     if not (text or actions):
         modes = np.full_like(modes, NONE)
-    coefficients = sampling.teacache_polynomial or polynomial(cfg.backbone) or ()
-    if sampling.teacache and not coefficients:
-        width, advice = cfg.backbone.dim, "give one, such as --teacache-polynomial 1 0"
-        raise InputError(f"TeaCache has no published polynomial for a backbone of width {width}; {advice}")
+    coefficients = coefficients_of(cfg, sampling)
     solver = SOLVERS[sampling.solver](sampling.steps, sampling.shift)
     used = tuple(np.unique(modes).tolist())
     spec = SamplerSpec(cfg, text, actions, used, sampling.teacache > 0, sampling.teacache_start, solver.renoises)
@@ -244,10 +250,11 @@ def sample_latents(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def sample(
     spec: SamplerSpec, vae: VAEConfig, weights: dict, params: SamplerParams, noise: Array, inputs: Inputs
-) -> UInt8[Array, "b f h w 3"]:
-    """Noise and inputs to uint8 frames. weights: {"transformer": variables, "vae": parameters}."""
+) -> tuple[UInt8[Array, "b f h w 3"], Bool[Array, " b"]]:
+    """Noise and inputs to uint8 frames, and whether the latents of each video are finite. weights: {"transformer":
+    variables, "vae": parameters}."""
     latents, _ = sample_latents(spec, weights["transformer"], params, noise, inputs)
-    return to_bytes(decode(vae, weights["vae"], latents))
+    return to_bytes(decode(vae, weights["vae"], latents)), jnp.isfinite(latents).all((1, 2, 3, 4))
 
 
 start_sampling = jax.jit(prepare, static_argnums=0)

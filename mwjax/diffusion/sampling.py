@@ -1,13 +1,19 @@
 """How to sample: the settings, and the recipe of the released models."""
 
 import dataclasses
+import sys
 
+from mwjax.diffusion.flow import TRAIN_STEPS
+from mwjax.diffusion.solvers import SOLVERS
 from mwjax.errors import InputError
+from mwjax.ranges import FPS, SIDE, Checked, check_number, cut, ranged
+
+STRONGEST = 1000.0  # of guidance, either way
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Settings of one sampling.
+class Sampling(Checked):
+    """Settings of one sampling. Raises InputError for a number out of its range, or a solver that is unknown.
 
     guidance: classifier-free; 1 turns it off. action_guidance: how far to push away from what the model would do
     without its action module; the original has none. guidance_every: compute guidance on every n-th step and repeat
@@ -16,25 +22,21 @@ class Sampling:
     teacache_polynomial: of the model, empty for the published one.
     """
 
-    steps: int = 30
-    shift: float = 3.0
-    guidance: float = 3.0
+    steps: int = ranged(30, least=1, most=TRAIN_STEPS, whole=True)
+    shift: float = ranged(3.0, least=0.01, most=100)
+    guidance: float = ranged(3.0, least=-STRONGEST, most=STRONGEST)
     solver: str = "unipc"
-    action_guidance: float = 0.0
-    guidance_every: int = 1
-    guidance_skip: float = 0.0
-    teacache: float = 0.0
-    teacache_start: int = 5
-    teacache_polynomial: tuple[float, ...] = ()
+    action_guidance: float = ranged(0.0, least=-STRONGEST, most=STRONGEST)
+    guidance_every: int = ranged(1, least=1, most=TRAIN_STEPS, whole=True)
+    guidance_skip: float = ranged(0.0, least=0, most=1)
+    teacache: float = ranged(0.0, least=0, most=1e6)
+    teacache_start: int = ranged(5, least=0, most=TRAIN_STEPS, whole=True)
+    teacache_polynomial: tuple[float, ...] = ranged((), least=-1e30, most=1e30)
 
     def __post_init__(self):
-        for name in ("steps", "shift", "guidance_every"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} {getattr(self, name)} must be above 0")
-        if not 0 <= self.guidance_skip <= 1:
-            raise InputError(f"guidance_skip {self.guidance_skip} must be between 0 and 1")
-        if self.teacache < 0:
-            raise InputError(f"teacache {self.teacache} must be 0 or more")
+        super().__post_init__()
+        if self.solver not in SOLVERS:
+            raise InputError(f"solver {self.solver!r} is unknown; use {', '.join(SOLVERS)}")
 
 
 # Wan2.1's own negative prompt.
@@ -55,7 +57,23 @@ RELEASED = {
 IMAGE_GUIDANCE = 6.0
 
 
-def recipe(own: dict, *, image: bool) -> dict:
-    """The released recipe (image: of a model that starts from one), changed by what a model's own settings say."""
+OTHERS = {"height": SIDE, "width": SIDE, "fps": FPS}  # numbers of RELEASED that are no part of a Sampling
+
+
+def recipe(own: dict, *, image: bool, where: str = "sampling.json") -> dict:
+    """The released recipe (image: of a model that starts from one), changed by what a model's own settings say.
+
+    Keys that are not known are named on stderr and left out. Raises InputError for a wrong value; where: names the file
+    in both.
+    """
+    ranges = {field.name: field.metadata["range"] for field in dataclasses.fields(Sampling) if field.metadata}
+    for name, value in own.items():
+        if name not in RELEASED:
+            print(f"{where}: {cut(name)} is unknown and left out; known are {', '.join(RELEASED)}", file=sys.stderr)
+        elif name == "negative":
+            if not isinstance(value, str):
+                raise InputError(f"{where}: negative is {cut(value)}; it must be text")
+        else:
+            check_number(value, f"{where}: {name}", (ranges | OTHERS)[name])
     guidance = {"guidance": IMAGE_GUIDANCE} if image else {}
     return RELEASED | guidance | {name: value for name, value in own.items() if name in RELEASED}

@@ -14,16 +14,21 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
+from mwjax.errors import InputError
 from mwjax.models.attention import Chunks, cross_attention, self_attention
 from mwjax.models.cache import KV
 from mwjax.models.layers import MLP, Dense, LayerNorm, Module, RMSNorm, layer_norm, stacked_init
 from mwjax.models.rope import RopeTable, apply_rope, rope_table
 from mwjax.parallel.sharding import constrain
+from mwjax.ranges import Checked, Range, ranged
 from mwjax.types import Array, Float, Int
 
 
+WIDTH = Range(least=1, most=65_536, whole=True)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DiTConfig:
+class DiTConfig(Checked):
     """Sizes of the backbone, and how it is computed.
 
     patch: latent pixels per token side. image_dim: width of image tokens; 0: no image conditioning. attention:
@@ -31,21 +36,26 @@ class DiTConfig:
     after block, not a loop over them: a few small blocks step faster, and compile longer.
     """
 
-    dim: int
-    ffn_dim: int
-    num_heads: int
-    num_layers: int
-    in_dim: int = 16
-    out_dim: int = 16
-    text_dim: int = 4096
-    text_len: int = 512
-    freq_dim: int = 256
-    image_dim: int = 0
-    patch: int = 2
-    eps: float = 1e-6
+    dim: int = ranged(allowed=WIDTH)
+    ffn_dim: int = ranged(allowed=WIDTH)
+    num_heads: int = ranged(least=1, most=1024, whole=True)
+    num_layers: int = ranged(least=1, most=1024, whole=True)
+    in_dim: int = ranged(16, WIDTH)
+    out_dim: int = ranged(16, WIDTH)
+    text_dim: int = ranged(4096, WIDTH)
+    text_len: int = ranged(512, least=1, most=65_536, whole=True)
+    freq_dim: int = ranged(256, least=2, most=65_536, whole=True)
+    image_dim: int = ranged(0, least=0, most=65_536, whole=True)
+    patch: int = ranged(2, least=1, most=64, whole=True)
+    eps: float = ranged(1e-6, above=0, most=1)
     attention: str = "xla"
     remat: str = "none"
     unroll: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.dim % self.num_heads or self.dim // self.num_heads % 2:
+            raise InputError(f"dim {self.dim} does not divide into num_heads {self.num_heads} of an even width")
 
 
 def _offloaded(run: Callable) -> Callable:

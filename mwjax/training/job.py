@@ -7,22 +7,26 @@ from typing import Any
 
 import jax
 
-from mwjax.config import OPTIONAL, build, hint
-from mwjax.data.latents import ClipConfig
+from mwjax.config import OPTIONAL, build, hint, section
+from mwjax.data.clips import ClipConfig
+from mwjax.data.layout import find_table
+from mwjax.diffusion.sampler import coefficients_of
 from mwjax.diffusion.sampling import Sampling
 from mwjax.errors import InputError
 from mwjax.generation import latent_shape
 from mwjax.models.model import Network
 from mwjax.models.variants import VARIANTS, Variant
 from mwjax.parallel.mesh import MeshShape, batch_parts
+from mwjax.ranges import SEED, Range, check_number, cut
 from mwjax.training.checkpoint import newest
 from mwjax.training.memory import Memory
 from mwjax.training.stages import STAGES
 from mwjax.training.stages.action import ControlConfig
 from mwjax.training.stages.stage import Stage
-from mwjax.worlds.recorder import RecordConfig, record_config
+from mwjax.worlds.recorder import RecordConfig, check_framing, check_levels, record_config
 
 KEYS = ("out", "seed", "model", "dataset", "framing", "stages")
+LORA_SCALE = Range(least=-1000, most=1000)
 NEW = "new:"  # before the name of a variant: a model with fresh parameters
 
 
@@ -60,6 +64,7 @@ def check(config, known: Callable[[str], Mapping[str, Network]], *, planning: bo
     """known(name): sizes (and shapes) of a model folder's networks, without reading weights. planning: no data set is
     needed. Raises InputError."""
     check_keys(config)
+    check_values(config)
     clip = build(ClipConfig, config.framing, "framing")
     recording = record_config(config.record, "record") if config.record else None
     if not planning:
@@ -70,10 +75,6 @@ def check(config, known: Callable[[str], Mapping[str, Network]], *, planning: bo
     if theirs and control.controls and theirs != control.controls:
         have = " + ".join(theirs)
         raise InputError(f"model {config.model} has control {have}, control.kind is {control.kind}")
-    stages = tuple(stage_of(stage, f"stages.{i}", {"control": control}) for i, stage in enumerate(config.stages))
-    for stage in stages:
-        if stage.start_from:
-            newest(stage.start_from)
     job = Job(
         out=pathlib.Path(config.out),
         seed=config.seed,
@@ -82,13 +83,19 @@ def check(config, known: Callable[[str], Mapping[str, Network]], *, planning: bo
         dataset=config.dataset,
         record=None if config.dataset or planning else recording,
         clip=clip,
-        stages=stages,
+        stages=tuple(stage_of(stage, f"stages.{i}", {"control": control}) for i, stage in enumerate(config.stages)),
         sampling=build(Sampling, config.sampling, "sampling"),
         lora_scale=config.lora_scale,
         mesh=build(MeshShape, config.mesh, "mesh"),
         memory=build(Memory, config.memory, "memory"),
     )
+    check_stages(job)
     _ = job.latents  # sizes that do not divide
+    coefficients_of(networks["transformer"].config, job.sampling)
+    if job.record:
+        check_levels(job.record)
+    elif not planning:
+        find_table(pathlib.Path(job.dataset))
     return job
 
 
@@ -102,6 +109,23 @@ def check_keys(config) -> None:
             raise InputError(f"config key {key} is missing")
 
 
+def check_values(config) -> None:
+    """Whether what is no section of its own is of its type and within its range."""
+    for key in ("out", "model", "dataset"):
+        if not isinstance(config[key], str):
+            raise InputError(f"config value {key} is {cut(config[key])}; it must be text")
+        if "\0" in config[key]:
+            raise InputError(f"config value {key} is {cut(config[key])}, which no file can be called")
+    if not config.out:
+        raise InputError("config value out is empty; it must name the folder of the run, such as runs/mine")
+    if not config.model:
+        raise InputError('config value model is empty; it must name a model folder, "tiny" or "new:tiny"')
+    check_number(config.seed, "config value seed", SEED)
+    check_number(config.lora_scale, "config value lora_scale", LORA_SCALE)
+    if not isinstance(config.stages, list | tuple) or not config.stages:
+        raise InputError(f"config value stages is {cut(config.stages)}; it must list the stages to train, at least one")
+
+
 def check_dataset(dataset: str, recording: RecordConfig | None, clip: ClipConfig) -> None:
     """Whether there is something to learn from."""
     if dataset and not pathlib.Path(dataset).is_dir():
@@ -109,8 +133,22 @@ def check_dataset(dataset: str, recording: RecordConfig | None, clip: ClipConfig
         raise InputError(f"dataset {dataset!r} is not a folder; {advice}")
     if not dataset and not recording:
         raise InputError("the config names no dataset and no recording; set --config.dataset=DIR")
-    if not dataset and recording.frames < clip.frames:
-        raise InputError(f"record.frames {recording.frames} is less than framing.frames {clip.frames}")
+    if not dataset:
+        check_framing(recording, clip)
+
+
+def check_stages(job: Job) -> None:
+    """Whether every stage can begin, and writes where no other does."""
+    folders = [stage.folder for stage in job.stages]
+    for stage in job.stages:
+        if folders.count(stage.folder) > 1:
+            raise InputError(f"config value stages has two stages {stage.folder}; each may be there once")
+        try:
+            stage.check(job.clip)
+        except InputError as error:
+            raise InputError(f"stage {stage.NAME}: {error}") from None
+        if stage.start_from:
+            newest(stage.start_from)
 
 
 def variant_networks(model: str) -> dict[str, Network]:
@@ -126,10 +164,10 @@ def variant_networks(model: str) -> dict[str, Network]:
 
 def stage_of(values: Mapping[str, Any], where: str, sections: dict[str, Any]) -> Stage:
     """A stage from its entry of the config; sections of the config that its class has a field for are given to it."""
-    values = dict(values.items())
+    values = section(values, where)
     name = values.pop("name", None)
-    if name not in STAGES:
-        raise InputError(f"{where}: stage name {name!r} is unknown; use {', '.join(STAGES)}")
+    if not isinstance(name, str) or name not in STAGES:
+        raise InputError(f"{where}: stage name {cut(name)} is unknown; use {', '.join(STAGES)}")
     cls = STAGES[name]
     fields = {field.name for field in dataclasses.fields(cls)}
     given = {key: value for key, value in sections.items() if key in fields}

@@ -11,10 +11,13 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mwjax.parallel.sharding import constrain, like_parameters, shardings
+from mwjax.ranges import Checked, ranged
 from mwjax.rules import split
 from mwjax.training.objectives import Objective
 
 Rules = Sequence[tuple[str, bool]]
+MOST_STEPS = 100_000_000
+MOST_DECAY = 0.9999999  # of a running mean, in float32
 
 
 @flax.struct.dataclass
@@ -34,7 +37,7 @@ class TrainState:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StepOptions:
+class StepOptions(Checked):
     """What a step does beside the optimizer.
 
     grad_accumulation: parts of a batch whose gradients are computed one after the other. ema: decay of a running mean
@@ -43,10 +46,10 @@ class StepOptions:
     is left out for that.
     """
 
-    grad_accumulation: int = 1
-    ema: float = 0.0
-    skip_above: float = 0.0
-    warmup: int = 100
+    grad_accumulation: int = ranged(1, least=1, most=1_000_000, whole=True)
+    ema: float = ranged(0.0, least=0, most=MOST_DECAY)
+    skip_above: float = ranged(0.0, least=0)
+    warmup: int = ranged(100, least=0, most=MOST_STEPS, whole=True)
 
 
 def partition(variables: dict, rules: Rules) -> tuple[dict[str, Any], dict[str, Any]]:

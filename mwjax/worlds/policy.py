@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from mwjax.data.actions import Action
+from mwjax.errors import InputError
+from mwjax.ranges import FRAMES, Range, check_number
 from mwjax.worlds.world import Observation
 
 
@@ -37,6 +39,18 @@ class HoldPolicy:
     max_pitch: float = 15.0
     mouse: tuple[float, float, float, float] = (0.45, 0.3, 0.15, 0.1)
     special: tuple[float, float, float, float] = (0.7, 0.1, 0.1, 0.1)
+
+    def check(self) -> None:
+        """Raises InputError for what cannot be drawn."""
+        _check_bounds("hold", self.hold, Range(least=1, most=FRAMES.most, whole=True))
+        _check_turns(self.yaw, self.pitch, self.max_pitch)
+        for name in ("still", "mouse", "special"):
+            for part in getattr(self, name):
+                check_number(part, f"policy_options: {name}", Range(least=0, most=1))
+        for name in ("mouse", "special"):
+            total = sum(getattr(self, name))
+            if abs(total - 1) > 1e-8:
+                raise InputError(f"policy_options: {name} are probabilities that sum to {total:g}, not 1")
 
     def start(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -110,6 +124,10 @@ class RandomPolicy:
     pitch: tuple[float, float] = (0.0, 2.0)
     max_pitch: float = 15.0
 
+    def check(self) -> None:
+        """Raises InputError for what cannot be drawn."""
+        _check_turns(self.yaw, self.pitch, self.max_pitch)
+
     def start(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
@@ -118,6 +136,21 @@ class RandomPolicy:
         pitch = _within(observation.pitch, _signed(self._rng, self.pitch), self.max_pitch)
         ws, ad, scs = (int(self._rng.integers(codes)) for codes in (3, 3, 4))
         return Action(ws=ws, ad=ad, scs=scs, pitch=round(pitch, 3), yaw=round(yaw, 3))
+
+
+def _check_bounds(name: str, bounds: tuple[float, float], allowed: Range) -> None:
+    """Raises InputError unless both are allowed, and the first is not above the second."""
+    for bound in bounds:
+        check_number(bound, f"policy_options: {name}", allowed)
+    if bounds[0] > bounds[1]:
+        raise InputError(f"policy_options: {name} {bounds[0]:g}, {bounds[1]:g} must not fall")
+
+
+def _check_turns(yaw: tuple[float, float], pitch: tuple[float, float], max_pitch: float) -> None:
+    """Raises InputError for turns, in degrees, that nobody can make."""
+    _check_bounds("yaw", yaw, Range(least=0, most=180))
+    _check_bounds("pitch", pitch, Range(least=0, most=180))
+    check_number(max_pitch, "policy_options: max_pitch", Range(least=0, most=90))
 
 
 def _signed(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

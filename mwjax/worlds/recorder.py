@@ -14,60 +14,93 @@ import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from mwjax.config import build
+from mwjax.config import build, section
 from mwjax.data import layout
 from mwjax.data.actions import DEGREES, Action
 from mwjax.data.captions import caption
+from mwjax.data.clips import ClipConfig
 from mwjax.data.detection import detect
 from mwjax.data.files import write_whole
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
+from mwjax.ranges import FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, cut, ranged
 from mwjax.worlds.episode import play
 from mwjax.worlds.policy import POLICIES
 from mwjax.worlds.world import WORLDS, Kind, Observation, check_world, world_in_scratch
 
 SPARE = 200 * 1024**2  # bytes that must stay free on the disk
+TICS_A_FRAME = Range(least=1, most=1000, whole=True)
 OLD_TICS = 35  # a second, of `tics_per_frame` in older configs and recordings
 
 
 @dataclasses.dataclass(frozen=True)
-class RecordConfig:
+class RecordConfig(Checked):
     """What to record: `scenes` scenes of `clips` clips of `frames` frames each, levels in turn, all drawn from `seed`.
 
     size: (height, width) of the frames. fps: frames a second.
     """
 
     levels: tuple[str, ...]
-    scenes: int
-    clips: int = 18
-    frames: int = 17
-    size: tuple[int, int] = (96, 160)
-    fps: float = 35 / 3
-    seed: int = 0
+    scenes: int = ranged(least=1, most=1_000_000, whole=True)
+    clips: int = ranged(18, least=1, most=FRAMES.most, whole=True)
+    frames: int = ranged(17, FRAMES)
+    size: tuple[int, int] = ranged((96, 160), least=1, most=SIDE.most, whole=True)
+    fps: float = ranged(35 / 3, FPS)
+    seed: int = ranged(0, SEED)
     policy: str = "hold"
     policy_options: tuple[tuple[str, object], ...] = ()
-    max_staring: float = 0.25  # part of a clip that may stare at a wall
+    max_staring: float = ranged(0.25, least=0, most=1)  # part of a clip that may stare at a wall
 
     def __post_init__(self):
+        super().__post_init__()
+        if not self.levels:
+            raise InputError("levels names no level")
         if self.policy not in POLICIES:
             raise InputError(f"record.policy {self.policy!r} is unknown; use {' or '.join(POLICIES)}")
         defaults = dataclasses.asdict(POLICIES[self.policy]())
-        for name, value in self.policy_options:
-            if name not in defaults or np.shape(value) != np.shape(defaults[name]):
-                wrong = f"record.policy_options: {name}={value} does not fit policy {self.policy}"
+        for option in self.policy_options:
+            name, value = option if len(option) == 2 else (option, None)
+            if name not in defaults or not _alike(value, defaults[name]):
+                wrong = f"record.policy_options: {cut(name)}={cut(value)} does not fit policy {self.policy}"
                 options = ", ".join(f"{k}={v}" for k, v in defaults.items())
                 raise InputError(f"{wrong}, whose options are {options}")
+        policy = POLICIES[self.policy](**dict(self.policy_options))
+        if hasattr(policy, "check"):
+            policy.check()
+
+
+def _alike(value, default) -> bool:
+    """Whether a value is a finite number, or as many of them, as the default of an option is."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and len(value) == len(default) and all(map(_alike, value, default))
+    return Range(whole=isinstance(default, int)).holds(value)
+
+
+def check_framing(recording: RecordConfig, clip: ClipConfig, where: str = "record") -> None:
+    """Raises InputError if clips cannot be cut out of what will be recorded."""
+    if recording.frames < clip.frames:
+        raise InputError(f"{where}.frames {recording.frames} is less than framing.frames {clip.frames}")
+    height, width = (side // clip.shrink for side in recording.size)
+    if height < clip.height or width < clip.width:
+        size = "×".join(map(str, recording.size))
+        small = f"{where}.size {size} shrunk by framing.shrink {clip.shrink} is {height}×{width}"
+        raise InputError(f"{small}, smaller than framing.height × width, {clip.height}×{clip.width}")
+
+
+def check_levels(config: RecordConfig) -> None:
+    """Raises InputError for a level, a frame size or a rate that is not to be had."""
+    for level in dict.fromkeys(config.levels):
+        check_world(level, size=config.size, fps=config.fps)
 
 
 def record_config(values: Mapping | ml_collections.ConfigDict, where: str = "record") -> RecordConfig:
     """A RecordConfig from section `where` of a config file, which may still say `tics_per_frame` in place of `fps`."""
-    values = dict(values)
+    values = section(values, where)
     if "tics_per_frame" in values:
         if "fps" in values:
             raise InputError(f"config section {where} has both fps and tics_per_frame; keep fps")
         tics = values["tics_per_frame"]
-        if not isinstance(tics, int) or tics < 1:
-            raise InputError(f"config value {where}.tics_per_frame is a whole number from 1 on, not {tics!r}")
+        check_number(tics, f"config value {where}.tics_per_frame", TICS_A_FRAME)
         values = _with_fps(values)
         print(f"warning: {where}.tics_per_frame is old; write fps = {OLD_TICS} / {tics} instead", file=sys.stderr)
     return build(RecordConfig, values, where)
@@ -89,8 +122,7 @@ def record(
     Raises InputError for unknown levels, a folder that holds another recording, or a disk that cannot hold this one.
     """
     folder = pathlib.Path(folder).resolve()
-    for level in dict.fromkeys(config.levels):
-        check_world(level, size=config.size, fps=config.fps)
+    check_levels(config)
     _claim(config, folder)
     todo = [index for index in range(config.scenes) if not _is_whole(folder, index)]
     done = config.scenes - len(todo)

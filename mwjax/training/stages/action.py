@@ -7,17 +7,19 @@ import jax
 from mwjax.errors import InputError
 from mwjax.models.controls import CONTROLS
 from mwjax.models.model import Model, add_controls
+from mwjax.ranges import Checked, ranged
 from mwjax.training.stages.flow import FlowStage
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ControlConfig:
+class ControlConfig(Checked):
     """kind: a name of CONTROLS, several joined by "+", or "none". action_dim: width of the action features."""
 
     kind: str = "none"
-    action_dim: int = 1536
+    action_dim: int = ranged(1536, least=2, most=65_536, whole=True)
 
     def __post_init__(self):
+        super().__post_init__()
         for name in self.controls:
             if name not in CONTROLS:
                 known = ", ".join(("none", *CONTROLS))

@@ -8,6 +8,7 @@ import jax
 from mwjax.encoding import without_encoders
 from mwjax.models.model import Model
 from mwjax.models.world_model import input_shapes
+from mwjax.ranges import ranged
 from mwjax.training.gameplay import Gameplay
 from mwjax.training.memory import Memory
 from mwjax.training.objectives import Objective, flow_objective
@@ -19,9 +20,9 @@ class FlowStage(Stage):
     """motion: weight of the motion term of the loss. shorter: probability that a batch is cut to a shorter clip
     length."""
 
-    motion: float = 0.0
-    caption_dropout: float = 0.1
-    shorter: float = 0.0
+    motion: float = ranged(0.0, least=0, most=1000)
+    caption_dropout: float = ranged(0.1, least=0, most=1)
+    shorter: float = ranged(0.0, least=0, most=1)
 
     def start(self, model: Model, *, seed: int, mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict]:
         del seed, mesh

@@ -19,11 +19,12 @@ from mwjax.evaluation.networks.idm import CAMERA_BINS, IDMConfig, InverseDynamic
 from mwjax.evaluation.resize import opencv_linear
 from mwjax.models.model import Model, Network
 from mwjax.models.vae import VAE
+from mwjax.ranges import FRAMES, Range, check_number, ranged
 from mwjax.training.gameplay import Gameplay
 from mwjax.training.memory import Memory
 from mwjax.training.objectives import Objective
 from mwjax.training.stages.stage import Stage
-from mwjax.worlds.recorder import RecordConfig, record, record_config
+from mwjax.worlds.recorder import RecordConfig, check_framing, record, record_config
 
 Arrays = dict[str, np.ndarray]
 
@@ -39,13 +40,12 @@ class InverseDynamicsStage(Stage):
     TRAINS = ((r"params/", True),)
 
     network: IDMConfig
-    autoencoded: float = 0.0
+    autoencoded: float = ranged(0.0, least=0, most=1)
     test: RecordConfig
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.autoencoded <= 1:
-            raise InputError(f"autoencoded is {self.autoencoded}; it is a part of the clips, 0 to 1")
+        check_network(self.network)
 
     @classmethod
     def parsed(cls, values: dict, where: str) -> dict:
@@ -53,8 +53,19 @@ class InverseDynamicsStage(Stage):
         missing = [key for key in ("network", "test") if key not in values]
         if missing:
             raise InputError(f"config key {where}.{missing[0]} is missing")
-        network = build(IDMConfig, values["network"], f"{where}.network")
+        try:
+            network = build(IDMConfig, values["network"], f"{where}.network")
+            check_network(network)
+        except InputError as error:
+            raise InputError(f"{where}.network: {error}") from None
         return {**values, "network": network, "test": record_config(values["test"], f"{where}.test")}
+
+    def check(self, clip: ClipConfig) -> None:
+        check_framing(self.test, clip, "test")
+        height, width = self.network.image_size
+        if height > clip.height or width > clip.width:
+            size = f"{clip.height}×{clip.width}"
+            raise InputError(f"network.image_size {height}×{width} is larger than the clips, framing of {size}")
 
     def start(self, model: Model, *, seed: int, mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict]:
         del mesh
@@ -90,6 +101,27 @@ class InverseDynamicsStage(Stage):
             parts["unseen levels, autoencoded"] = slice(half, None)
         network = model.networks["idm"]
         return {name: accuracy(network, {key: a[part] for key, a in data.items()}) for name, part in parts.items()}
+
+
+# What the sizes of a network may be.
+SIZES = {
+    "image_size": Range(least=8, most=1024, whole=True),
+    "frames_at_once": Range(least=0, most=FRAMES.most, whole=True),
+    "blocks": Range(least=0, most=64, whole=True),
+}
+SIZE = Range(least=1, most=65_536, whole=True)  # of the others
+
+
+def check_network(network: IDMConfig) -> None:
+    """Raises InputError for sizes that no network could have."""
+    for field in dataclasses.fields(network):
+        value = getattr(network, field.name)
+        for entry in value if isinstance(value, tuple) else (value,):
+            check_number(entry, field.name, SIZES.get(field.name, SIZE))
+    if not network.channels:
+        raise InputError("channels names no layer")
+    if network.dim % network.num_heads:
+        raise InputError(f"dim {network.dim} does not divide into num_heads {network.num_heads}")
 
 
 def load_all(clips: list[Clip], config: ClipConfig) -> Arrays:

@@ -6,6 +6,7 @@ import jax
 
 from mwjax.models import lora
 from mwjax.models.model import Model
+from mwjax.ranges import ranged
 from mwjax.training.stages.flow import FlowStage
 
 
@@ -14,8 +15,8 @@ class LoRA(FlowStage):
     NAME = "lora"
     TRAINS = ((r"lora/.*/alpha$", False), (r"lora/", True), (r"params/", False))
 
-    rank: int = 128
-    alpha: float = 64.0
+    rank: int = ranged(128, least=1, most=4096, whole=True)
+    alpha: float = ranged(64.0, above=0, most=1e6)
 
     def start(self, model: Model, *, seed: int, mesh: jax.sharding.Mesh | None = None) -> tuple[Model, dict]:
         model, _ = super().start(model, seed=seed, mesh=mesh)

@@ -8,13 +8,15 @@ from typing import ClassVar
 import jax
 import optax
 
+from mwjax.data.clips import ClipConfig
 from mwjax.errors import InputError
 from mwjax.models.model import Model
+from mwjax.ranges import ranged
 from mwjax.training.gameplay import Gameplay
 from mwjax.training.memory import Memory
 from mwjax.training.objectives import Objective
 from mwjax.training.optim import OPTIMIZERS, SCHEDULES
-from mwjax.training.state import Rules, StepOptions
+from mwjax.training.state import MOST_DECAY, MOST_STEPS, Rules, StepOptions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,31 +37,29 @@ class Stage(StepOptions):
         "start": "start_from",
     }
 
-    steps: int
-    batch: int
-    lr: float
+    steps: int = ranged(least=0, most=MOST_STEPS, whole=True)
+    batch: int = ranged(least=1, most=1_000_000, whole=True)
+    lr: float = ranged(least=0, most=1000)
     optimizer: str = "adamw"
     schedule: str = "cosine"
-    weight_decay: float = 0.1
-    clip: float = 0.05
-    b2: float = 0.999
-    eps: float = 1e-8
-    max_skipped: int = 10
+    weight_decay: float = ranged(0.1, least=0, most=1000)
+    clip: float = ranged(0.05, above=0)
+    b2: float = ranged(0.999, least=0, most=MOST_DECAY)
+    eps: float = ranged(1e-8, above=0, most=1)
+    max_skipped: int = ranged(10, least=1, most=MOST_STEPS, whole=True)
     start_from: str = ""
-    save_every: int = 200
-    keep: int = 2
-    keep_every: int = 0
-    log_every: int = 10
+    save_every: int = ranged(200, least=1, most=MOST_STEPS, whole=True)
+    keep: int = ranged(2, least=1, most=1_000_000, whole=True)
+    keep_every: int = ranged(0, least=0, most=MOST_STEPS, whole=True)
+    log_every: int = ranged(10, least=1, most=MOST_STEPS, whole=True)
 
     def __post_init__(self):
+        super().__post_init__()
         for key, table in (("schedule", SCHEDULES), ("optimizer", OPTIMIZERS)):
             if getattr(self, key) not in table:
                 raise InputError(
                     f"stage {self.NAME}: {key} {getattr(self, key)!r} is unknown; use {' or '.join(table)}"
                 )
-        for key in ("batch", "save_every", "log_every", "grad_accumulation", "max_skipped", "keep"):
-            if getattr(self, key) < 1:
-                raise InputError(f"stage {self.NAME}: {key} is {getattr(self, key)}, it must be at least 1")
         if self.steps < 1 and not (self.start_from and self.steps == 0):
             raise InputError(
                 f"stage {self.NAME}: steps is {self.steps}, it must be at least 1 (or 0 with `start_from`)"
@@ -73,6 +73,10 @@ class Stage(StepOptions):
         """The values of a config with their sections built; `where` names them in errors."""
         del where
         return values
+
+    def check(self, clip: ClipConfig) -> None:
+        """Raises InputError for what does not fit the clips that are trained on."""
+        del clip
 
     @property
     def folder(self) -> str:

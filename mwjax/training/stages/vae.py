@@ -5,12 +5,17 @@ from collections.abc import Iterator
 
 import jax
 
+from mwjax.data.clips import ClipConfig
 from mwjax.encoding import standardise_latents
+from mwjax.errors import InputError
 from mwjax.models.model import Model
+from mwjax.ranges import FRAMES, Range, ranged
 from mwjax.training.gameplay import Gameplay
 from mwjax.training.memory import Memory
 from mwjax.training.objectives import Objective, vae_objective
 from mwjax.training.stages.stage import Stage
+
+FRAMES_OR_NONE = Range(least=0, most=FRAMES.most, whole=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,8 +26,12 @@ class Autoencoder(Stage):
     KIND = "vae"
     TRAINS = ((r"params/", True),)
 
-    kl_weight: float = 1e-4
-    images: int = 0
+    kl_weight: float = ranged(1e-4, least=0, most=1000)
+    images: int = ranged(0, FRAMES_OR_NONE)
+
+    def check(self, clip: ClipConfig) -> None:
+        if self.images > clip.frames:
+            raise InputError(f"images {self.images} is more than the {clip.frames} frames of a clip, framing.frames")
 
     @property
     def folder(self) -> str:
