@@ -1,8 +1,10 @@
 """Numbers from outside: finite, of their kind and within their range, or one line that says so."""
 
+import contextlib
 import dataclasses
 import math
 import numbers
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from mwjax.errors import InputError
@@ -63,6 +65,17 @@ def check_number(value: Any, name: str, allowed: Range) -> int | float:
     if not allowed.holds(value):
         raise InputError(f"{name} is {cut(value)}; it must be {allowed}")
     return value
+
+
+@contextlib.contextmanager
+def as_options() -> Iterator[None]:
+    """Within it, a number out of its range is named as the option of a command is: guidance_skip as
+    --guidance-skip."""
+    try:
+        yield
+    except InputError as error:
+        name, _, rest = str(error).partition(" ")
+        raise InputError(f"--{name.replace('_', '-')} {rest}") from None
 
 
 def cut(value: Any, most: int = 60) -> str:

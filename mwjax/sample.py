@@ -19,9 +19,10 @@ from tqdm import tqdm
 import mwjax
 from converters.folder import defaults, fingerprint, load_model, preflight
 from converters.layouts import Folder
-from mwjax.data.actions import Actions, read_actions
-from mwjax.data.files import output_folder, write_whole
+from mwjax.data.files import write_whole
 from mwjax.data.hud import draw_hud, enlarge
+from mwjax.data.jobs import JOB_KEYS, OUT, Job, as_typed, make_jobs, read_jobs
+from mwjax.data.outputs import LATENTS, check_outputs, form_of, reserved
 from mwjax.data.video import WRITERS, read_image
 from mwjax.diffusion.sampler import specify
 from mwjax.diffusion.sampling import Sampling
@@ -32,39 +33,25 @@ from mwjax.models.attention import BACKENDS, choose
 from mwjax.models.model import Model, Network
 from mwjax.models.vae import VAEConfig
 from mwjax.models.world_model import WorldConfig
+from mwjax.ranges import FPS, SEED, SIDE, Range, as_options, check_number
 from mwjax.runtime.compile_cache import keep_compiled
 
 DTYPES = ("float32", "bfloat16")
-JOB_KEYS = ("prompt", "negative", "image", "actions", "seed", "out")
 OWN = ("steps", "shift", "guidance", "action_guidance", "height", "width", "fps", "negative")  # options a model has
 PROMPT = "A bright gallery with walls of many colours, walking."
 ACTIONS = "w*8, yaw:4*8"
 SHOWN_HEIGHT = 384  # about as many lines are shown
 SMALLEST_TILE = 64
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
-    """One video to make, checked. out: files, the format of each by its suffix. rows: what `actions` says, frame by
-    frame."""
-
-    prompt: str
-    negative: str
-    image: str
-    actions: str
-    seed: int
-    out: tuple[pathlib.Path, ...]
-    rows: Actions
-
-    @property
-    def record(self) -> pathlib.Path:
-        """The JSON file beside the video."""
-        return self.out[0].with_suffix(".json")
-
-    @property
-    def described(self) -> dict:
-        """As a line of a jobs file."""
-        return {key: getattr(self, key) for key in JOB_KEYS} | {"out": [str(path) for path in self.out]}
+SCALE = Range(least=-1000, most=1000)  # of a LoRA
+RANGES = {  # of options that are no part of a Sampling
+    "height": SIDE,
+    "width": SIDE,
+    "fps": FPS,
+    "seed": SEED,
+    "lora_scale": SCALE,
+    "enlarge": Range(least=0, most=64, whole=True),
+    "tile": Range(least=0, most=SIDE.most, whole=True),
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -141,12 +128,13 @@ def add_economies(p) -> None:
 
 
 def fill_in(args: argparse.Namespace, own: dict) -> None:
-    """The model's own options where none are given. Raises InputError for what cannot be."""
+    """The model's own options where none are given. Raises InputError for a number out of its range."""
     for name in OWN:
         if getattr(args, name) is None:
             setattr(args, name, own[name])
-    if args.fps <= 0:
-        raise InputError(f"--fps {args.fps} must be above 0")
+    for name, allowed in RANGES.items():
+        check_number(getattr(args, name), f"--{name.replace('_', '-')}", allowed)
+    args.prompt, args.negative = as_typed(args.prompt), as_typed(args.negative)
 
 
 def check_tile(tile: int, stride: int) -> None:
@@ -157,65 +145,25 @@ def check_tile(tile: int, stride: int) -> None:
 def sampling_of(args: argparse.Namespace) -> Sampling:
     names = {field.name for field in dataclasses.fields(Sampling)}
     values = {name: value for name, value in vars(args).items() if name in names}
-    try:
+    with as_options():
         return Sampling(**values | {"teacache_polynomial": tuple(args.teacache_polynomial)})
-    except InputError as error:
-        name, _, rest = str(error).partition(" ")
-        raise InputError(f"--{name.replace('_', '-')} {rest}") from None
-
-
-def read_jobs(path: str) -> list[dict]:
-    """The lines of a jobs file. Raises InputError naming the line for what is not a job."""
-    try:
-        text = pathlib.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--jobs {path} cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if text.lstrip().startswith("{") and len(lines) > 1 and lines[0][1].strip() == "{":
-        lines = [(1, text)]  # one object over several lines, as written beside a video
-    if not lines:
-        raise InputError(f"--jobs {path} lists no videos")
-    rows = []
-    for number, line in lines:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"--jobs {path} line {number} is not JSON ({error})") from None
-        row = row.get("job", row) if isinstance(row, dict) else row
-        odd = [key for key in row if key not in JOB_KEYS] if isinstance(row, dict) else ["?"]
-        if odd:
-            raise InputError(f"--jobs {path} line {number}: {odd[0]!r} is none of {', '.join(JOB_KEYS)}")
-        rows.append(row)
-    return rows
 
 
 def jobs_of(args: argparse.Namespace) -> list[Job]:
-    """What the options ask for, alone or for each line of --jobs."""
-    rows = read_jobs(args.jobs) if args.jobs else [{}]
+    """What the options ask for, alone or for each line of --jobs. Raises InputError."""
+    rows = read_jobs(args.jobs) if args.jobs else [("", {})]
     if args.out and len(rows) == 1:  # what is asked for here and now
-        rows = [rows[0] | {"out": args.out}]
-    common = {key: getattr(args, key) for key in JOB_KEYS} | {"out": args.out or ["sample.mp4"]}
-    jobs = []
-    for number, row in enumerate(rows, 1):
-        values = common | row
-        named = [values["out"]] if isinstance(values["out"], str) else values["out"]
-        paths = [pathlib.Path(name) for name in named]
-        if args.jobs and "out" not in row:  # several videos need several names
-            paths = [path.with_stem(f"{path.stem}_{number:04d}") for path in paths]
-        rest = {"seed": int(values["seed"]), "out": tuple(paths), "rows": read_actions(values["actions"])}
-        jobs.append(Job(**values | rest))
-    return jobs
+        where, row = rows[0]
+        rows = [(where, row | {"out": args.out})]
+    common = {key: getattr(args, key) for key in JOB_KEYS}
+    return make_jobs(rows, common, args.out or [OUT])
 
 
 def check_job(job: Job, model: str, size: tuple[int, int], world: WorldConfig, vae: VAEConfig) -> None:
-    """Everything that can be wrong with a job, before any weights are read. size: (height, width). Raises
-    InputError."""
+    """Everything that can be wrong with a job but for its outputs, before any weights are read. size: (height, width).
+    Raises InputError."""
     for path in job.out:
-        if path.suffix not in (*WRITERS, ".safetensors"):
-            forms = ".mp4, .gif or .safetensors, or have no suffix (a folder of PNG frames)"
-            raise InputError(f"--out {path} must end in {forms}")
-        if path.suffix == "" and path.is_dir() and not all(p.name.startswith("frame_") for p in path.iterdir()):
-            raise InputError(f"--out {path} is there and holds other things than frames; choose another folder")
+        form_of(path)
     latent_shape(world, vae, frames=len(job.rows[0]), height=size[0], width=size[1])
     if job.image and not world.backbone.image_dim:
         raise InputError(f"{model} takes no image; leave --image out")
@@ -223,6 +171,11 @@ def check_job(job: Job, model: str, size: tuple[int, int], world: WorldConfig, v
         raise InputError(f"{model} starts from an image; give one with --image")
     if job.image:
         read_image(job.image, *size)
+
+
+def factor_of(args: argparse.Namespace) -> int:
+    """How often pixels are repeated."""
+    return args.enlarge or max(1, SHOWN_HEIGHT // args.height)
 
 
 def loras_of(args: argparse.Namespace, folder: Folder) -> list[tuple[pathlib.Path, float]]:
@@ -236,6 +189,7 @@ def loras_of(args: argparse.Namespace, folder: Folder) -> list[tuple[pathlib.Pat
                 path, strength = pathlib.Path(name), float(scale)
         if not path.is_file():
             raise InputError(f"--lora {path} is not there; give a .safetensors file, with :SCALE after it if you like")
+        check_number(strength, f"--lora {path}: the scale", SCALE)
         out.append((path, strength))
     for path, _ in out:
         folder.check_lora(path)
@@ -246,9 +200,9 @@ def render(stream: Stream, job: Job, args: argparse.Namespace, record: dict) -> 
     """Sample one video and write all its files; each appears whole or not at all."""
     for _ in tqdm(stream.steps(), total=stream.sampling.steps, desc="denoising", unit="step"):
         pass
-    factor = args.enlarge or max(1, SHOWN_HEIGHT // args.height)
+    factor = factor_of(args)
     with contextlib.ExitStack() as files:
-        writers = [(path, WRITERS[path.suffix]) for path in job.out if path.suffix in WRITERS]
+        writers = [(path, WRITERS[form_of(path)]) for path in job.out if form_of(path) in WRITERS]
         adds = [files.enter_context(writer(path, fps=args.fps)) for path, writer in writers]
         bar = files.enter_context(tqdm(total=len(job.rows[0]), desc="decoding", unit="frame"))
         for chunk in stream.frames(args.tile) if adds else ():
@@ -260,11 +214,11 @@ def render(stream: Stream, job: Job, args: argparse.Namespace, record: dict) -> 
                 add(frames)
             bar.update(chunk.shape[1])
     for path in job.out:
-        if path.suffix == ".safetensors":
+        if form_of(path) == LATENTS:
             write_whole(path, to_safetensors({"latents": np.asarray(stream.latents)}))
     computed = "".join(str(int(ran)) for ran in stream.computed)  # 1: the step ran the blocks
     described = {"job": job.described} | record | {"computed_steps": computed}
-    write_whole(job.record, json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    write_whole(job.record, as_typed(json.dumps(described, indent=1, ensure_ascii=False)) + "\n")
 
 
 def abstract_networks(folder: Folder, dtype: str, attention: str) -> dict[str, Network]:
@@ -304,16 +258,29 @@ def main(argv: list[str] | None = None) -> None:
     jobs, loras = jobs_of(args), loras_of(args, folder)
     for job in jobs:
         check_job(job, args.model, (args.height, args.width), world, vae)
-    keep_compiled()
     dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
-    attention = choose(args.attention, dtype)
     if args.compile_only:
+        keep_compiled()
         lengths = sorted({len(job.rows[0]) for job in jobs})
-        networks = abstract_networks(folder, dtype, attention)
+        networks = abstract_networks(folder, dtype, choose(args.attention, dtype))
         compile_ahead(networks, sampling, frames=lengths, size=(args.height, args.width))
         return
-    for path in (path for job in jobs for path in job.out):
-        output_folder(path.parent)
+    check_outputs(jobs, size=(factor_of(args) * args.height, factor_of(args) * args.width), fps=args.fps)
+    with reserved(jobs):
+        keep_compiled()
+        sample(args, folder, sampling, jobs, loras, dtype)
+
+
+def sample(
+    args: argparse.Namespace,
+    folder: Folder,
+    sampling: Sampling,
+    jobs: list[Job],
+    loras: list[tuple[pathlib.Path, float]],
+    dtype: str,
+) -> None:
+    """Load the model and make all videos."""
+    attention = choose(args.attention, dtype)
     model = load_model(args.model, dtype=dtype, loras=loras)
     model = model.updated("transformer", config=model.transformer.config.tuned(attention=attention))
     record = {

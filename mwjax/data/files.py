@@ -58,18 +58,34 @@ def remove(path: pathlib.Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a few words: as the system says it, without its number."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(text.split())[:200]
+
+
 def output_folder(path: str | pathlib.Path) -> pathlib.Path:
     """Create a folder for results. Raises InputError, before any work, if nothing can be written there."""
     path = pathlib.Path(path)
     try:
+        if path.exists() and not path.is_dir():
+            raise InputError(f"cannot write to {path}: it is a file, not a folder")
         path.mkdir(parents=True, exist_ok=True)
-        trial = path / f".mwjax-trial-{os.getpid()}"
-        trial.touch()
-        trial.unlink()
+        _try(path / f".mwjax-trial-{os.getpid()}")
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot write to {path}: {reason}") from None
+        raise InputError(f"cannot write to {path}: {reason_of(error)}") from None
     return path
+
+
+def _try(path: pathlib.Path) -> None:
+    """Make a file and remove it: a byte in it, as a full disk still takes empty ones."""
+    try:
+        path.write_bytes(b"0")
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            remove(path)
 
 
 def check_output(path: str | pathlib.Path, what: str = "--out") -> None:
@@ -77,26 +93,65 @@ def check_output(path: str | pathlib.Path, what: str = "--out") -> None:
     path = pathlib.Path(path)
     if not path.name or path.name in (".", ".."):
         raise InputError(f"{what} {str(path)!r} is no name of a file")
-    if path.is_dir():
-        raise InputError(f"{what} {path} is a folder; give the name of a file")
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise InputError(f"{what} {path} is a link or a device; give the name of a file")
-    output_folder(path.parent)
+    try:
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise InputError(f"{what} {path} is a link or a device; give the name of a file")
+        if path.is_dir():
+            raise InputError(f"{what} {path} is a folder; give the name of a file")
+        output_folder(path.parent)
+        _try(path.with_name(path.name + ".part"))
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise InputError(f"{what}: cannot write {path}: {reason_of(error)}") from None
 
 
 @contextlib.contextmanager
 def locked(folder: str | pathlib.Path, what: str = "run") -> Iterator[None]:
     """While this process writes in a folder. Raises InputError if another one does; one that was killed does not
-    count."""
+    count. The file that says so goes with it."""
     folder = pathlib.Path(folder)
-    with (folder / ".lock").open("a+") as file:
+    with _lock(folder / ".lock", f"{folder} is being written", f"wait for that {what} or choose another"):
+        yield
+
+
+@contextlib.contextmanager
+def held(path: str | pathlib.Path) -> Iterator[None]:
+    """As `locked`, of a single file (or folder) that is to be written."""
+    path = pathlib.Path(path)
+    place = path.with_name(f".{path.name}.lock")
+    with _lock(place, f"{path} is being written", "wait for it or choose another name"):
+        yield
+
+
+@contextlib.contextmanager
+def _lock(place: pathlib.Path, what: str, advice: str) -> Iterator[None]:
+    while True:
+        try:
+            file = place.open("a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InputError(f"cannot write to {place.parent}: {reason_of(error)}") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InputError(f"{folder} is being written by {holder}; wait for that {what} or choose another") from None
+            holder = file.read(100).strip() or "another process"
+            file.close()
+            raise InputError(f"{what} by {holder}; {advice}") from None
+        except OSError:  # a file system without locks
+            pass
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(file.fileno()), place.stat()):
+                break
+        file.close()  # whoever held it has just removed it: once more
+    try:
         file.truncate(0)
         file.write(f"process {os.getpid()}")
-        file.flush()
+        with contextlib.suppress(OSError):
+            file.flush()
         yield
+    finally:
+        with contextlib.suppress(OSError):  # while it is still held
+            place.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            file.close()
