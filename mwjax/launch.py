@@ -8,6 +8,7 @@ they are left out, and named.
 """
 
 import argparse
+import importlib.util
 import os
 import sys
 
@@ -25,6 +26,16 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def check_module(name: str) -> None:
+    """Raises InputError for what `python -m` could not start."""
+    try:
+        there = importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        there = False
+    if not there:
+        raise InputError(f"{name!r} is no module that is installed; give one such as mwjax.train")
+
+
 @command
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
@@ -38,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if not args.command:
         raise InputError("no command; give a module, such as mwjax.train, and its arguments")
+    check_module(args.command[0])
     found = f"{platform} ({target})" if target else platform
     print(f"{found}: {', '.join(new) or 'nothing to set'}", file=sys.stderr, flush=True)
     os.execve(sys.executable, [sys.executable, "-m", *args.command], os.environ | new)

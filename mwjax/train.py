@@ -11,11 +11,13 @@ if __name__ == "__main__":  # before jax is imported: it may start the process a
     large_pages("mwjax.train")
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -25,9 +27,10 @@ from converters.folder import SETTINGS, load_model, preflight, save_model
 from converters.metrics import save_idm
 from mwjax.config import load_config
 from mwjax.data.clips import Clip, load_clip, read_table
-from mwjax.data.files import output_folder, write_whole
+from mwjax.data.files import locked, output_folder, write_whole
 from mwjax.data.hud import draw_hud, enlarge
 from mwjax.data.latents import Share
+from mwjax.data.outputs import try_encoder
 from mwjax.data.schedules import SHOWCASE, showcase
 from mwjax.data.video import write_video
 from mwjax.diffusion.sampling import RELEASED
@@ -38,6 +41,7 @@ from mwjax.models.attention import BACKENDS, choose
 from mwjax.models.model import Model, Network, new_model
 from mwjax.parallel.mesh import MeshShape, make_mesh
 from mwjax.parallel.sharding import parameter_sharding
+from mwjax.ranges import Range, check_number
 from mwjax.rules import first_match
 from mwjax.runtime.compile_cache import keep_compiled
 from mwjax.runtime.devices import report_devices
@@ -48,6 +52,7 @@ from mwjax.training.job import Job, check, check_mesh
 from mwjax.training.loop import Run, train
 from mwjax.training.metrics import check_wandb
 from mwjax.training.plan import plan_job
+from mwjax.training.state import MOST_STEPS
 from mwjax.worlds.recorder import record
 
 DEFAULT_FPS = 16.0  # of the released data set
@@ -95,6 +100,8 @@ def parser() -> argparse.ArgumentParser:
 @command
 def main(argv: list[str] | None = None) -> None:
     args, overrides = parser().parse_known_args(argv)
+    check_number(args.profile, "--profile", Range(least=0, most=MOST_STEPS, whole=True))
+    check_number(args.join_timeout, "--join-timeout", Range(least=1, most=1_000_000, whole=True))
     job = check(load_config(args.config, overrides), known_networks, planning=bool(args.plan))
     if args.plan:
         plan_job(job, args.plan)
@@ -115,9 +122,32 @@ def main(argv: list[str] | None = None) -> None:
         )
         check_mesh(job, run.mesh)
         keep_compiled()
-        output_folder(job.out)
-        say(f"{args.config} → {job.out}: {summary(job)}; attention: {attention}")
-        train_all(job, run, attention)
+        with reserved(job):
+            say(f"{args.config} → {job.out}: {summary(job)}; attention: {attention}")
+            train_all(job, run, attention)
+
+
+@contextlib.contextmanager
+def reserved(job: Job) -> Iterator[None]:
+    """While this run writes in its folder. Raises InputError if another one does, if nothing can be written there, or
+    if no video of the clips' size can."""
+    output_folder(job.out)
+    with locked(job.out) if jax.process_index() == 0 else contextlib.nullcontext():
+        if jax.process_index() == 0 and job.stages[-1].KIND == "transformer":
+            try_encoder(
+                job.out / "x.mp4", size=tuple(shown_factor(job) * side for side in size_of(job)), fps=fps_of(job)
+            )
+        yield
+
+
+def size_of(job: Job) -> tuple[int, int]:
+    """(height, width) of a clip."""
+    return job.clip.height, job.clip.width
+
+
+def shown_factor(job: Job) -> int:
+    """How often pixels of the videos at the end are repeated."""
+    return max(1, SHOWN_HEIGHT // job.clip.height)
 
 
 def known_networks(name: str) -> dict[str, Network]:
@@ -255,7 +285,7 @@ def show(job: Job, model: Model, clips: list[Clip]) -> list[pathlib.Path]:
         )
         videos = generate(model, job.sampling, request, variables=variables)
         for i, video in zip(part, videos, strict=True):
-            shown = enlarge(video, max(1, SHOWN_HEIGHT // clip.height))
+            shown = enlarge(video, shown_factor(job))
             write_video(paths[i], draw_hud(shown, *schedules[i]), fps=fps_of(job))
     return paths
 

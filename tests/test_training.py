@@ -121,7 +121,7 @@ def test_a_command_is_started_anew_with_large_pages_once(monkeypatch):
     monkeypatch.setattr(pages.os, "execv", lambda *what: started.append(what))
     monkeypatch.setattr(pages.os, "environ", {"GLIBC_TUNABLES": "glibc.malloc.check=0"})
     monkeypatch.setattr(pathlib.Path, "exists", lambda path: path == setting)
-    monkeypatch.setattr(pathlib.Path, "read_text", lambda path: "always [madvise] never")
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda path, **_: "always [madvise] never")
     monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "-m", "mwjax.train", "--config", "x"])
     for other in (["python", "-m", "mwjax.sample"], ["python", "-mmwjax.train"]):
         monkeypatch.setattr(sys, "orig_argv", other)

@@ -1,4 +1,4 @@
-"""Videos to make: the lines of a jobs file, and where each video goes; whatever is wrong is one line, before any work."""
+"""Videos to make: the lines of a jobs file, where each video goes; whatever is wrong is one line before any work."""
 
 import dataclasses
 import json

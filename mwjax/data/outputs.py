@@ -67,7 +67,8 @@ def check_record(path: pathlib.Path) -> None:
 
 def try_encoder(path: pathlib.Path, *, size: tuple[int, int], fps: float) -> None:
     """Raises InputError if a file of the suffix of `path` cannot hold pictures of `size` at `fps`: one is written."""
-    form, (height, width) = path.suffix.lower(), size
+    form = path.suffix.lower()
+    height, width = size
     if form == ".gif" and fps > FASTEST_GIF:
         raise InputError(f"--fps {fps:g} is too fast for a gif; it must be at most {FASTEST_GIF:g}")
     trial = path.with_name(f".mwjax-trial-{os.getpid()}{form}")

@@ -23,7 +23,6 @@ from mwjax.parallel.sharding import constrain
 from mwjax.ranges import Checked, Range, ranged
 from mwjax.types import Array, Float, Int
 
-
 WIDTH = Range(least=1, most=65_536, whole=True)
 
 

@@ -7,7 +7,9 @@ import jax
 from jax.experimental import topologies
 
 from mwjax.errors import InputError
+from mwjax.ranges import Range, check_number
 
+MOST_PLANNED = 4096  # devices that are made up on the CPU
 KINDS = {"gpu": ("gpu", "cuda", "rocm"), "tpu": ("tpu",), "cpu": ("cpu",), "": ()}
 
 
@@ -47,7 +49,8 @@ def planning_devices(where: str) -> tuple[list, str]:
     """(devices to compile for, their platform): "8" for as many made up on the CPU, "v5p:2x2x2" for a TPU topology.
     Nothing can run on them."""
     jax.config.update("jax_platforms", "cpu")
-    if where.isdigit() and int(where) > 0:
+    if where.isascii() and where.isdigit() and int(where[:9]) > 0 and len(where) < 9:
+        check_number(int(where), "--plan", Range(least=1, most=MOST_PLANNED, whole=True))
         jax.config.update("jax_num_cpu_devices", int(where))
         return jax.devices(), "cpu"
     if ":" not in where:

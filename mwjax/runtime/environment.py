@@ -48,7 +48,10 @@ def find_platform(root: str = "/") -> tuple[str, str]:
     """(platform, AMD target such as "gfx942" or "") of this machine, from its device files."""
     if os.path.exists(f"{root}dev/kfd"):
         nodes = glob.glob(f"{root}sys/class/kfd/kfd/topology/nodes/*/properties")
-        versions = [re.search(r"gfx_target_version (\d+)", pathlib.Path(p).read_text()) for p in nodes]
+        versions = [
+            re.search(r"gfx_target_version (\d+)", pathlib.Path(p).read_text(encoding="utf-8", errors="replace"))
+            for p in nodes
+        ]
         numbers = [int(v[1]) for v in versions if v and int(v[1])]
         if not numbers:
             return "rocm", ""
@@ -67,16 +70,26 @@ def known(flags: tuple[str, ...]) -> tuple[list[str], list[str]]:
         return [], []
     environment = os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
     start = [sys.executable, "-c", "import jax; jax.devices()"]
-    out = subprocess.run(start, env=environment, capture_output=True, text=True, check=False)
+    out = subprocess.run(
+        start, env=environment, capture_output=True, text=True, encoding="utf-8", errors="replace", check=False
+    )
     refused = re.search(r"Unknown flags? in XLA_FLAGS: (.*)", out.stderr)
     unknown = refused[1].split() if refused else []
     return [f for f in flags if f not in unknown], unknown
 
 
+def who() -> str:
+    """The user's name, or number where the system has no name for it, as in a container."""
+    try:
+        return re.sub(r"[^\w.-]", "_", getpass.getuser()) or str(os.getuid())
+    except (KeyError, OSError, ImportError):
+        return str(os.getuid())
+
+
 def environment(platform: str, target: str) -> tuple[dict[str, str], list[str]]:
     """(variables to set, flags left out)."""
     wanted = ENVIRONMENT[platform] | BY_TARGET.get(target, {})
-    user = getpass.getuser()
+    user = who()
     new = {name: value.format(user=user) for name, value in wanted.items() if name not in os.environ}
     flags, unknown = known(FLAGS[platform])
     if flags:

@@ -21,7 +21,7 @@ def large_pages(module: str) -> None:
     """
     if ("-m", module) not in itertools.pairwise(sys.orig_argv) or MARK in os.environ or find_platform()[0] != "cpu":
         return
-    if not SETTING.exists() or "[madvise]" not in SETTING.read_text():
+    if not SETTING.exists() or "[madvise]" not in SETTING.read_text(encoding="utf-8"):
         return
     tunables = ":".join(filter(None, (os.environ.get("GLIBC_TUNABLES", ""), "glibc.malloc.hugetlb=1")))
     os.environ |= {MARK: "1", "GLIBC_TUNABLES": tunables}

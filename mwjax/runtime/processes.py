@@ -58,7 +58,8 @@ def find_processes(coordinator: str, count: int, index: int, environment: Mappin
     if any(given.values()) and not all(given.values()):
         missing = ", ".join(name for name, there in given.items() if not there)
         raise InputError(f"several processes need coordinator, processes and process together; missing: {missing}")
-    if coordinator and not coordinator.rpartition(":")[2].isdigit():
+    port = coordinator.rpartition(":")[2]
+    if coordinator and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65_536):
         raise InputError(f"coordinator {coordinator!r} is not of the form HOST:PORT, such as node0:9999")
     if coordinator and index >= count:
         raise InputError(f"process {index} is not below the number of processes, {count}")

@@ -1,5 +1,6 @@
 """The one loop: every stage of every model goes through here."""
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -19,10 +20,11 @@ from mwjax.training.checkpoint import Checkpoints, restore_trainable, saved_step
 from mwjax.training.flops import count
 from mwjax.training.metrics import Metrics
 from mwjax.training.objectives import Objective
-from mwjax.training.progress import Throughput, Trace
+from mwjax.training.progress import LeftOut, Throughput, Trace
 from mwjax.training.stages.stage import Stage
 from mwjax.training.state import TrainState, combine, make_step, new_state, partition, state_shardings
 
+LEFT_OUT = "left_out"  # beside the place in the data: steps left out until then
 LATENTS_A_TOKEN = 4  # patches of 2 × 2
 
 
@@ -95,45 +97,63 @@ def run_steps(
     arithmetic: "Arithmetic",
 ) -> TrainState:
     """From where the checkpoints stand to the last step."""
-    folder, several = run.folder_of(stage), jax.process_count() > 1
-    checkpoints = Checkpoints(
-        folder / "checkpoints", every=stage.save_every, keep=stage.keep, keep_every=stage.keep_every
-    )
-    begun = checkpoints.latest() or 0
-    if begun:
-        state, position = checkpoints.restore(state)
-        batches.set_state(position)
-        if begun < stage.steps:
-            tqdm.write(f"continuing stage {stage.NAME} from step {begun}")
-    metrics = Metrics(folder, resume_step=begun, wandb=run.wandb)
-    trace = Trace(folder, first=run.profile, begun=begun, last=stage.steps)
-    throughput, schedule = Throughput(), stage.schedule_and_optimizer()[0]
-    title, silent = f"stage {stage.folder}", jax.process_index() > 0
-    bar = tqdm(total=stage.steps, initial=begun, desc=title, unit="step", disable=silent)
-    stop = False
-    for step in range(begun + 1, stage.steps + 1):
-        with throughput.waiting():
-            batch = to_devices(next(batches), run.mesh)
-        throughput.add(tokens_of(batch), arithmetic.of(state, frozen, batch))
-        trace.before(step)
-        state, values = step_function(state, frozen, batch)
-        stop = checkpoints.preempted(step) if several else run.guard.requested
-        trace.after(step, values, stop=stop)
-        if step % stage.log_every == 0 or step == stage.steps:
-            logged = {name: float(value) for name, value in jax.device_get(values).items()}
-            check_loss(stage, step, logged)
-            metrics.add(step, logged | {"lr": float(schedule(step - 1))} | throughput.rates(run.mesh))
-            bar.set_postfix(loss=f"{logged['loss']:.4f}")
-        bar.update()
-        checkpoints.save(step, state, batches.get_state(), force=stop or step == stage.steps)
-        if stop:
-            break
-    for part in (bar, checkpoints, metrics):
-        part.close()
+    folder = run.folder_of(stage)
+    options = {"every": stage.save_every, "keep": stage.keep, "keep_every": stage.keep_every}
+    with contextlib.ExitStack() as open_files:
+        checkpoints = open_files.enter_context(Checkpoints(folder / "checkpoints", **options))
+        state, begun, left_out = resumed(stage, state, batches, checkpoints)
+        metrics = open_files.enter_context(Metrics(folder, resume_step=begun, wandb=run.wandb))
+        trace = Trace(folder, first=run.profile, begun=begun, last=stage.steps)
+        throughput, schedule = Throughput(), stage.schedule_and_optimizer()[0]
+        title, silent = f"stage {stage.folder}", jax.process_index() > 0
+        bar = open_files.enter_context(tqdm(total=stage.steps, initial=begun, desc=title, unit="step", disable=silent))
+        stop = False
+        step = begun
+        while step < stage.steps and not stop:
+            step += 1
+            last = step == stage.steps
+            with throughput.waiting():
+                batch = to_devices(next(batches), run.mesh)
+            throughput.add(tokens_of(batch), arithmetic.of(state, frozen, batch))
+            trace.before(step)
+            state, values = step_function(state, frozen, batch)
+            left_out.add(values["skipped"])
+            stop = run.guard.stop()
+            trace.after(step, values, stop=stop)
+            if step % stage.log_every == 0 or last:
+                logged = {name: float(value) for name, value in jax.device_get(values).items()}
+                logged["left_out"] = left_out.count()
+                check_loss(stage, step, logged)
+                metrics.add(step, logged | {"lr": float(schedule(step - 1))} | throughput.rates(run.mesh))
+                bar.set_postfix(loss=f"{logged['loss']:.4f}")
+            bar.update()
+            if checkpoints.due(step, force=stop or last):
+                position = batches.get_state() | {LEFT_OUT: left_out.count()}
+                checkpoints.save(step, state, position, force=True)
+    if left_out.count() and not silent:
+        tqdm.write(
+            f"stage {stage.NAME}: {left_out.count()} of {step} steps were left out: their loss was not finite, or leapt"
+        )
     if stop:
         where = f"stopped at step {step} of stage {stage.NAME}, which is saved in {folder / 'checkpoints'}"
         raise Preempted(f"{where}; the same command carries on")
     return state
+
+
+def resumed(
+    stage: Stage, state: TrainState, batches: Iterator, checkpoints: Checkpoints
+) -> tuple[TrainState, int, LeftOut]:
+    """(state, steps done, steps left out of them): of the newest checkpoint that can be read, which also sets the place
+    in the data."""
+    if not checkpoints.latest():
+        return state, 0, LeftOut()
+    state, position = checkpoints.restore(state)
+    left_out = LeftOut(position.pop(LEFT_OUT, 0))
+    batches.set_state(position)
+    begun = int(state.step)
+    if begun < stage.steps:
+        tqdm.write(f"continuing stage {stage.NAME} from step {begun}")
+    return state, begun, left_out
 
 
 def check_loss(stage: Stage, step: int, logged: dict[str, float]) -> None:

@@ -1,7 +1,9 @@
 """Curves: metrics.csv (exact, survives a restart), TensorBoard events, and a picture of the loss."""
 
+import contextlib
 import csv
 import importlib.util
+import io
 import pathlib
 import sys
 
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mwjax.data.files import write_whole
 from mwjax.errors import InputError
 
 
@@ -40,7 +43,7 @@ class Metrics:
         if not same:  # the first, or one with other columns
             self._write()
         else:
-            with self.path.open("a", newline="") as file:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
                 csv.DictWriter(file, self._columns()).writerow(row)
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
@@ -51,11 +54,22 @@ class Metrics:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def _write(self) -> None:
-        with self.path.open("w", newline="") as file:
-            if self.rows:
-                table = csv.DictWriter(file, self._columns())
-                table.writeheader()
-                table.writerows(self.rows)
+        text = io.StringIO()
+        if self.rows:
+            table = csv.DictWriter(text, self._columns())
+            table.writeheader()
+            table.writerows(self.rows)
+        write_whole(self.path, text.getvalue())
+
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None:
+            self.close()
+            return
+        with contextlib.suppress(Exception):  # what came first is what is told
+            self.close()
 
     def close(self) -> pathlib.Path | None:
         """Draw loss.png and return its path."""
@@ -67,7 +81,7 @@ class Metrics:
         if not self.rows:
             return None
         path = self.folder / "loss.png"
-        finite = np.array([(r["step"], r["loss"]) for r in self.rows if np.isfinite(r["loss"])])
+        finite = np.array([(r["step"], r["loss"]) for r in self.rows if np.isfinite(r.get("loss", np.nan))])
         if not len(finite):
             return None
         plot(*finite.T).save(path)
@@ -102,15 +116,19 @@ def _summary_writer() -> type:
 
 
 def _read(path: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of an earlier run, up to the first that is not whole: one cut off by a kill, or damaged since."""
     if not path.exists():
         return []
     rows = []
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file, contextlib.suppress(csv.Error):
         for row in csv.DictReader(file):
             try:
-                rows.append({k: int(v) if k == "step" else float(v) for k, v in row.items() if v != ""})
-            except (TypeError, ValueError):  # a line cut off by a kill
+                numbers = {k: int(v) if k == "step" else float(v) for k, v in row.items() if v != ""}
+            except (TypeError, ValueError):
                 break
+            if "step" not in numbers or None in numbers or (rows and numbers["step"] <= rows[-1]["step"]):
+                break
+            rows.append(numbers)
     return rows
 
 

@@ -50,6 +50,24 @@ class Throughput:
         return out
 
 
+class LeftOut:
+    """Steps that changed nothing, counted since the beginning of a stage. What each step says of itself stays on the
+    device until it is asked for."""
+
+    def __init__(self, before: int = 0):
+        self._count = before
+        self._waiting: list[jax.Array] = []
+
+    def add(self, in_a_row: jax.Array) -> None:
+        """in_a_row: steps left out in a row, 0 if this one was not."""
+        self._waiting.append(in_a_row)
+
+    def count(self) -> int:
+        self._count += sum(int(value) > 0 for value in jax.device_get(self._waiting))
+        self._waiting.clear()
+        return self._count
+
+
 class Trace:
     """A profile of three steps, from `first` on; 0 for none."""
 
