@@ -5,10 +5,13 @@ import pathlib
 
 from mwjax.data.captions import caption_model, recaption
 from mwjax.data.clips import FRAMES_PER_LATENT
+from mwjax.data.files import output_folder
+from mwjax.data.outputs import try_encoder
 from mwjax.errors import InputError, command
+from mwjax.ranges import Range, as_options, check_number
 from mwjax.worlds.policy import POLICIES
-from mwjax.worlds.recorder import RecordConfig, record
-from mwjax.worlds.world import check_world, level_forms
+from mwjax.worlds.recorder import RecordConfig, check_levels, record
+from mwjax.worlds.world import level_forms
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,22 +59,24 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace) -> RecordConfig:
     """What the flags ask for. Raises InputError for what cannot be recorded."""
-    if args.frames < 1 or args.frames % FRAMES_PER_LATENT != 1:
+    with as_options():
+        config = RecordConfig(
+            levels=tuple(args.levels),
+            scenes=args.scenes,
+            clips=args.clips,
+            frames=args.frames,
+            size=tuple(args.size),
+            fps=args.fps,
+            seed=args.seed,
+            policy=args.policy,
+        )
+    if args.frames % FRAMES_PER_LATENT != 1:
         raise InputError(f"--frames {args.frames} is not of the form 4n + 1 (17, 65, 81 …)")
-    if args.scenes < 1 or args.clips < 1:
-        raise InputError("--scenes and --clips must be at least 1")
-    config = RecordConfig(
-        levels=tuple(args.levels),
-        scenes=args.scenes,
-        clips=args.clips,
-        frames=args.frames,
-        size=tuple(args.size),
-        fps=args.fps,
-        seed=args.seed,
-        policy=args.policy,
-    )
-    for level in config.levels:
-        check_world(level, size=config.size, fps=config.fps)
+    if args.workers is not None:
+        check_number(args.workers, "--workers", Range(least=1, most=1024, whole=True))
+    check_levels(config)
+    output_folder(args.out)
+    try_encoder(pathlib.Path(args.out) / "x.mp4", size=config.size, fps=config.fps)
     return config
 
 

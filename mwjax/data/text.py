@@ -16,6 +16,15 @@ LARGEST = 256 * 1024**2  # bytes of a text file
 DEEPEST = 100  # brackets within brackets of a JSON file
 
 
+class DamagedError(InputError):
+    """Content that is not what it must be: what a program has written itself, it can write again."""
+
+
+def is_damage(error: InputError) -> bool:
+    """Whether a file is there and may be read, but holds something else."""
+    return isinstance(error, DamagedError)
+
+
 def read_bytes(path: str | pathlib.Path, what: str = "") -> bytes:
     """The content of a file. what: comes before its name in errors, such as "--jobs"."""
     path = pathlib.Path(path)
@@ -42,7 +51,7 @@ def decoded(content: bytes, named: str) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{named} line {line} is not UTF-8 text; save it as UTF-8") from None
+        raise DamagedError(f"{named} line {line} is not UTF-8 text; save it as UTF-8") from None
 
 
 def read_text(path: str | pathlib.Path, what: str = "") -> str:
@@ -53,10 +62,10 @@ def read_text(path: str | pathlib.Path, what: str = "") -> str:
 def parse_json(text: str, named: str) -> Any:
     """A JSON value, in which every number is finite. Raises InputError naming where it came from."""
     if depth(text) > DEEPEST:
-        raise InputError(f"{named} is JSON of more than {DEEPEST} brackets within brackets")
+        raise DamagedError(f"{named} is JSON of more than {DEEPEST} brackets within brackets")
 
     def refuse(word: str):
-        raise InputError(f"{named} holds {word[:20]}, which is no number")
+        raise DamagedError(f"{named} holds {word[:20]}, which is no number")
 
     def finite(word: str) -> float:
         number = float(word)
@@ -67,7 +76,7 @@ def parse_json(text: str, named: str) -> Any:
     except (json.JSONDecodeError, RecursionError, ValueError) as error:  # a ValueError for thousands of digits
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{named} is not JSON ({error})") from None
+        raise DamagedError(f"{named} is not JSON ({error})") from None
     return value
 
 
@@ -76,7 +85,7 @@ def read_json(path: str | pathlib.Path, what: str = "", *, kind: type = dict) ->
     named = f"{what} {path}".strip()
     value = parse_json(read_text(path, what), named)
     if not isinstance(value, kind):
-        raise InputError(f"{named} is JSON, but no {'object' if kind is dict else 'list'}")
+        raise DamagedError(f"{named} is JSON, but no {'object' if kind is dict else 'list'}")
     return value
 
 

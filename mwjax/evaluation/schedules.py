@@ -6,9 +6,8 @@ Every schedule starts from the same place of each level: each key alone, combina
 
 import concurrent.futures
 import json
-import multiprocessing
-import os
 import pathlib
+import sys
 
 import numpy as np
 from tqdm import tqdm
@@ -18,11 +17,13 @@ from mwjax.data.actions import Action, Actions, parse_short
 from mwjax.data.captions import caption
 from mwjax.data.clips import fit
 from mwjax.data.files import output_folder, write_whole
+from mwjax.data.text import is_damage, read_json
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
 from mwjax.worlds.episode import episode, find_start
 from mwjax.worlds.levels import UNSEEN, arenas
 from mwjax.worlds.recorder import metadata
+from mwjax.worlds.workers import workers
 from mwjax.worlds.world import world_in_scratch
 
 SCREEN = (192, 320)  # (height, width) of what the game draws
@@ -62,13 +63,27 @@ def clip_name(number: int, title: str) -> str:
     return f"{number:03d}_{title.replace(' ', '_')}"
 
 
-def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> None:
-    """Note in a folder what it holds. Raises InputError if it holds something else, `what`."""
+def claim(folder: pathlib.Path, stamp: str, identity: dict, what: str) -> bool:
+    """Note in a folder what it holds; whether what is there already is known to be that.
+
+    Raises InputError if it holds something else, `what`.
+    """
     path = output_folder(folder) / stamp
     text = json.dumps(identity, indent=1)
-    if path.exists() and path.read_text() != text:
-        raise InputError(f"{folder} holds {what}; delete it or choose another --out")
+    known = True
+    if path.exists():
+        try:
+            theirs = read_json(path)
+        except InputError as error:
+            if not is_damage(error):
+                raise
+            tqdm.write(f"{error}; it is made again, and so is what lies beside it", file=sys.stderr)
+            known = False
+        else:
+            if theirs != json.loads(text):
+                raise InputError(f"{folder} holds {what}; delete it or choose another --out")
     write_whole(path, text)
+    return known
 
 
 def _play(level: str, seed: int, schedules: dict[str, Actions], size: tuple[int, int], folder: pathlib.Path) -> None:
@@ -91,7 +106,26 @@ def _play(level: str, seed: int, schedules: dict[str, Actions], size: tuple[int,
 
 
 def _caption(folder: pathlib.Path, name: str) -> str:
-    return json.loads(layout.metadata_file(folder, name).read_text())["caption"]
+    return read_json(layout.metadata_file(folder, name))["caption"]
+
+
+def _is_whole(folder: pathlib.Path, name: str, frames: int) -> bool:
+    """Whether a clip is there, its JSON last of all; one that is damaged is told in a line."""
+    path = layout.metadata_file(folder, name)
+    if not path.exists():
+        return False
+    try:
+        scene = read_json(path)
+        whole = isinstance(scene.get("caption"), str) and isinstance(scene.get("actions"), dict)
+        whole = whole and len(scene["actions"]) == frames
+    except InputError as error:
+        if not is_damage(error):
+            raise
+        whole = False
+    whole = whole and frame_count(layout.video_file(folder, name)) == frames
+    if not whole:
+        tqdm.write(f"clip {name} of {folder} is damaged; it is recorded again", file=sys.stderr)
+    return whole
 
 
 def make_test_set(
@@ -104,16 +138,11 @@ def make_test_set(
     folder = folder.resolve()
     places = arenas(levels, seed)
     identity = {"levels": places, "frames": frames, "size": size, "schedules": SCHEDULES}
-    claim(folder, "benchmark.json", identity, "another test set")
+    known = claim(folder, "benchmark.json", identity, "another test set")
     clips = [{clip_name(i, title): schedule(title, frames) for title in SCHEDULES} for i in range(levels)]
 
-    def whole(name: str) -> bool:
-        described = layout.metadata_file(folder, name).exists()
-        return described and frame_count(layout.video_file(folder, name)) == frames
-
-    todo = [i for i in range(levels) if not all(map(whole, clips[i]))]
-    spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    todo = [i for i in range(levels) if not known or not all(_is_whole(folder, name, frames) for name in clips[i])]
+    with workers(folder) as pool:
         jobs = [pool.submit(_play, places[i], seed + i, clips[i], size, folder) for i in todo]
         done = concurrent.futures.as_completed(jobs)
         for job in tqdm(done, desc="real game", unit="level", initial=levels - len(todo), total=levels):

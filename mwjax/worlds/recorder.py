@@ -3,8 +3,6 @@
 import concurrent.futures
 import dataclasses
 import json
-import multiprocessing
-import os
 import pathlib
 import shutil
 import sys
@@ -20,14 +18,22 @@ from mwjax.data.actions import DEGREES, Action
 from mwjax.data.captions import caption
 from mwjax.data.clips import ClipConfig
 from mwjax.data.detection import detect
-from mwjax.data.files import write_whole
+from mwjax.data.files import locked, output_folder, write_whole
+from mwjax.data.text import is_damage, read_json
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
 from mwjax.ranges import FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, cut, ranged
 from mwjax.worlds.episode import play
 from mwjax.worlds.policy import POLICIES
-from mwjax.worlds.world import WORLDS, Kind, Observation, check_world, world_in_scratch
+from mwjax.worlds.workers import workers as players
+from mwjax.worlds.world import Observation, check_world, world_in_scratch
 
+STAMP = "recording.json"  # what a folder is to hold
+COUNTED = Range(least=0, whole=True)
+ANY = Range()
+ENTRY = frozenset(
+    ("ws", "ad", "scs", "pitch", "yaw", "pitch_delta", "yaw_delta", "pos", "collision", "jump_invalid", "delta_pos")
+)  # what a frame of a scene's JSON says
 SPARE = 200 * 1024**2  # bytes that must stay free on the disk
 TICS_A_FRAME = Range(least=1, most=1000, whole=True)
 OLD_TICS = 35  # a second, of `tics_per_frame` in older configs and recordings
@@ -123,35 +129,56 @@ def record(
     """
     folder = pathlib.Path(folder).resolve()
     check_levels(config)
-    _claim(config, folder)
-    todo = [index for index in range(config.scenes) if not _is_whole(folder, index)]
+    _check_workers(workers)
+    output_folder(folder)
+    with locked(folder, "recording"):
+        if not _claim(config, folder):
+            todo = list(range(config.scenes))
+        else:
+            todo = [index for index in range(config.scenes) if not _is_whole(config, folder, index)]
+        if todo:
+            _record_scenes(config, folder, todo, workers=workers, progress=progress)
+        return _write_table(config, folder)
+
+
+def _check_workers(workers: int | None) -> None:
+    if workers is not None:
+        check_number(workers, "workers", Range(least=1, most=1024, whole=True))
+
+
+def _record_scenes(
+    config: RecordConfig, folder: pathlib.Path, todo: list[int], *, workers: int | None, progress: bool
+) -> None:
     done = config.scenes - len(todo)
     bar = tqdm(total=config.scenes, initial=done, desc="recording", unit="scene", disable=not progress)
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers or os.cpu_count() or 1,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_add_worlds,
-        initargs=(WORLDS,),
-    )
-    with bar, pool:
+    with bar, players(folder, workers) as pool:
         futures = [pool.submit(_record_scene, config, index, folder) for index in todo]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return _write_table(config, folder)
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            bar.update()
 
 
-def _claim(config: RecordConfig, folder: pathlib.Path) -> None:
-    """Note in a folder what it will hold. Raises InputError if it holds something else or has too little space."""
+def _claim(config: RecordConfig, folder: pathlib.Path) -> bool:
+    """Note in a folder what it will hold; whether what it holds already is known to be of this recording.
+
+    Raises InputError if it holds something else or has too little space.
+    """
     identity = json.loads(json.dumps(dataclasses.asdict(config)))
-    stamp = folder / "recording.json"
-    if stamp.exists() and _with_fps(json.loads(stamp.read_text())) != identity:
-        raise InputError(f"{folder} holds a recording with other settings; delete it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    stamp = folder / STAMP
+    known = True
+    if stamp.exists():
+        try:
+            theirs = read_json(stamp)
+        except InputError as error:
+            if not is_damage(error):
+                raise
+            tqdm.write(f"{error}; it is made again, and so is what was recorded", file=sys.stderr)
+            known = False
+        else:
+            if _with_fps(theirs) != identity:
+                raise InputError(f"{folder} holds a recording with other settings; delete it or choose another folder")
+    elif (folder / layout.TABLES[0]).exists():
+        raise InputError(f"{folder} holds a data set that was not recorded here; choose another folder")
     height, width = config.size
     needed = SPARE + config.scenes * config.clips * config.frames * height * width // 4
     free = shutil.disk_usage(folder).free
@@ -160,20 +187,53 @@ def _claim(config: RecordConfig, folder: pathlib.Path) -> None:
             f"{folder} has {free >> 20} MiB free, the recording may need {needed >> 20} MiB; free some space"
         )
     write_whole(stamp, json.dumps(identity, indent=1))
-
-
-def _add_worlds(kinds: dict[str, Kind]) -> None:
-    """Let a new process know the worlds that were added to the table while the program ran."""
-    WORLDS.update(kinds)
+    return known
 
 
 def _scene(index: int) -> str:
     return f"scene_{index}"
 
 
-def _is_whole(folder: pathlib.Path, index: int) -> bool:
-    described = layout.metadata_file(folder, _scene(index)).exists()
-    return described and frame_count(layout.video_file(folder, _scene(index))) > 0
+def _is_whole(config: RecordConfig, folder: pathlib.Path, index: int) -> bool:
+    """Whether a scene is there, its JSON last of all; one that is damaged is told in a line."""
+    path = layout.metadata_file(folder, _scene(index))
+    if not path.exists():
+        return False
+    try:
+        scene = read_json(path)
+        wrong = _damage(scene, config)
+        frames = frame_count(layout.video_file(folder, _scene(index)))
+        if not wrong and frames != len(scene["actions"]):
+            wrong = f"its video has {frames} frames, not {len(scene['actions'])}"
+    except InputError as error:
+        if not is_damage(error):
+            raise
+        wrong = str(error)
+    if wrong:
+        tqdm.write(f"scene {index} of {folder} is damaged ({wrong}); it is recorded again", file=sys.stderr)
+    return not wrong
+
+
+def _damage(scene: dict, config: RecordConfig) -> str:
+    """What is wrong with a scene's JSON, "" if nothing is."""
+    actions, clips = scene.get("actions"), scene.get("clips")
+    if not isinstance(actions, dict) or not isinstance(clips, list) or not COUNTED.holds(scene.get("staring_clips")):
+        return "its JSON lacks actions, clips or staring_clips"
+    if not 0 < len(actions) <= config.clips * config.frames:
+        return f"its JSON has {len(actions)} actions"
+    for number, (frame, entry) in enumerate(actions.items()):
+        right = frame == str(number) and isinstance(entry, dict) and entry.keys() == ENTRY
+        if not right or not all(_is_numbers(value) for value in entry.values()):
+            return f"action {cut(frame)} of its JSON is not what was written"
+    for clip in clips:
+        right = isinstance(clip, dict) and isinstance(clip.get("prompt"), str)
+        if not right or not all(COUNTED.holds(clip.get(name)) for name in ("start", "end")):
+            return "a clip of its JSON is not what was written"
+    return ""
+
+
+def _is_numbers(value) -> bool:
+    return all(ANY.holds(number) for number in (value if isinstance(value, list) else [value]))
 
 
 def _record_scene(config: RecordConfig, index: int, folder: pathlib.Path) -> None:
@@ -231,7 +291,7 @@ def _write_table(config: RecordConfig, folder: pathlib.Path) -> dict[str, int]:
     counts = {"scenes": config.scenes, "clips": 0, "frames": 0, "staring clips": 0}
     rows = []
     for index in range(config.scenes):
-        scene = json.loads(layout.metadata_file(folder, _scene(index)).read_text())
+        scene = read_json(layout.metadata_file(folder, _scene(index)))
         counts["frames"] += len(scene["actions"])
         counts["clips"] += len(scene["clips"])
         counts["staring clips"] += scene["staring_clips"]
