@@ -17,7 +17,7 @@ from typing import Any
 import ml_collections
 
 from mwjax.errors import InputError
-from mwjax.ranges import cut
+from mwjax.ranges import shown
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 SHIPPED = (PACKAGE / "configs", PACKAGE.parent / "configs")  # of an installed package, of a clone
@@ -105,7 +105,7 @@ def _reason(error: BaseException, path: pathlib.Path) -> str:
 def _override(config: ml_collections.ConfigDict, text: str) -> None:
     name, equals, value = text.removeprefix("--config.").partition("=")
     if not text.startswith("--config.") or not equals:
-        raise InputError(f"argument {cut(text)} is unknown; config values are set as --config.NAME=VALUE")
+        raise InputError(f"argument {shown(text)} is unknown; config values are set as --config.NAME=VALUE")
     node: Any = config
     *parents, last = name.split(".")
     for part in parents:
@@ -125,9 +125,9 @@ def _override(config: ml_collections.ConfigDict, text: str) -> None:
         new = float(new) if new.bit_length() < 1024 else new
     both_lists = isinstance(old, tuple | list) and isinstance(new, tuple | list)
     if old is not None and type(new) is not type(old) and not both_lists:
-        raise InputError(f"config value {name} is {type(old).__name__} ({cut(old)}); {cut(value)} is not")
+        raise InputError(f"config value {name} is {type(old).__name__} ({shown(old)}); {shown(value)} is not")
     if isinstance(node, tuple):
-        raise InputError(f"config value {name}: {'.'.join(parents)} is set as a whole, as in {cut(node)}")
+        raise InputError(f"config value {name}: {'.'.join(parents)} is set as a whole, as in {shown(node)}")
     node[int(last) if isinstance(node, list) else last] = new
 
 
@@ -176,7 +176,7 @@ def build(cls: type, values: Mapping[str, Any] | ml_collections.ConfigDict, wher
     given = {key: _as_tuple(value) for key, value in values.items()}
     for key, value in given.items():
         if not fits(value, fields[key].type):
-            raise InputError(f"config value {where}.{key} is {_shown(fields[key].type)}, not {cut(values[key])}")
+            raise InputError(f"config value {where}.{key} is {_shown(fields[key].type)}, not {shown(values[key])}")
     try:
         return cls(**given)
     except InputError as error:
@@ -187,7 +187,7 @@ def build(cls: type, values: Mapping[str, Any] | ml_collections.ConfigDict, wher
 def section(values: Any, where: str) -> dict[str, Any]:
     """The values of a section of a config. Raises InputError if it is none."""
     if not isinstance(values, Mapping | ml_collections.ConfigDict):
-        raise InputError(f"config section {where} is {cut(values)}; it must have names and values")
+        raise InputError(f"config section {where} is {shown(values)}; it must have names and values")
     return dict(values.items())
 
 

@@ -63,7 +63,7 @@ FPS = Range(least=0.01, most=1000)
 def check_number(value: Any, name: str, allowed: Range) -> int | float:
     """The value. Raises InputError, naming it, for what is not such a number."""
     if not allowed.holds(value):
-        raise InputError(f"{name} is {cut(value)}; it must be {allowed}")
+        raise InputError(f"{name} is {shown(value)}; it must be {allowed}")
     return value
 
 
@@ -78,7 +78,7 @@ def as_options() -> Iterator[None]:
         raise InputError(f"--{name.replace('_', '-')} {rest}") from None
 
 
-def cut(value: Any, most: int = 60) -> str:
+def shown(value: Any, most: int = 60) -> str:
     """A wrong value as an error shows it: not all of a long one."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 4 * most:
         return f"a number of about {value.bit_length() * 3 // 10} digits"
@@ -106,8 +106,3 @@ class Checked:
             value = getattr(self, field.name)
             for entry in value if isinstance(value, tuple) else (value,):
                 check_number(entry, f"{self.WHERE}{field.name}", field.metadata["range"])
-
-
-def shown(value: Any, most: int = 60) -> str:
-    """A value for an error: as it is written, but short, whatever it is."""
-    return cut(value, most)

@@ -10,7 +10,7 @@ from typing import Any
 from mwjax.data.actions import Actions, read_actions
 from mwjax.data.text import parse_json, read_text
 from mwjax.errors import InputError
-from mwjax.ranges import SEED, check_number, cut
+from mwjax.ranges import SEED, check_number, shown
 
 JOB_KEYS = ("prompt", "negative", "image", "actions", "seed", "out")
 OUT = "sample.mp4"  # unless a name is given
@@ -114,17 +114,17 @@ def checked_row(row: Any, where: str) -> dict:
     if isinstance(row, dict) and "job" in row:  # as written beside a video
         row = row["job"]
     if not isinstance(row, dict):
-        raise InputError(f'{where} is {cut(row)}, not an object such as {{"prompt": "a cave", "seed": 1}}')
+        raise InputError(f'{where} is {shown(row)}, not an object such as {{"prompt": "a cave", "seed": 1}}')
     for key, value in row.items():
         if key not in KINDS:
-            raise InputError(f"{where}: {cut(key)} is none of {', '.join(JOB_KEYS)}")
+            raise InputError(f"{where}: {shown(key)} is none of {', '.join(JOB_KEYS)}")
         check, words = KINDS[key]
         try:
             right = check(value)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
         if not right:
-            raise InputError(f"{where}: {key} is {cut(value)}; it must be {words}")
+            raise InputError(f"{where}: {key} is {shown(value)}; it must be {words}")
     return row
 
 

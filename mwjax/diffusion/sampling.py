@@ -6,7 +6,7 @@ import sys
 from mwjax.diffusion.flow import TRAIN_STEPS
 from mwjax.diffusion.solvers import SOLVERS
 from mwjax.errors import InputError
-from mwjax.ranges import FPS, SIDE, Checked, check_number, cut, ranged
+from mwjax.ranges import FPS, SIDE, Checked, check_number, ranged, shown
 
 STRONGEST = 1000.0  # of guidance, either way
 
@@ -69,10 +69,10 @@ def recipe(own: dict, *, image: bool, where: str = "sampling.json") -> dict:
     ranges = {field.name: field.metadata["range"] for field in dataclasses.fields(Sampling) if field.metadata}
     for name, value in own.items():
         if name not in RELEASED:
-            print(f"{where}: {cut(name)} is unknown and left out; known are {', '.join(RELEASED)}", file=sys.stderr)
+            print(f"{where}: {shown(name)} is unknown and left out; known are {', '.join(RELEASED)}", file=sys.stderr)
         elif name == "negative":
             if not isinstance(value, str):
-                raise InputError(f"{where}: negative is {cut(value)}; it must be text")
+                raise InputError(f"{where}: negative is {shown(value)}; it must be text")
         else:
             check_number(value, f"{where}: {name}", (ranges | OTHERS)[name])
     guidance = {"guidance": IMAGE_GUIDANCE} if image else {}

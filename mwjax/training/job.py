@@ -17,7 +17,7 @@ from mwjax.generation import latent_shape
 from mwjax.models.model import Network
 from mwjax.models.variants import VARIANTS, Variant
 from mwjax.parallel.mesh import MeshShape, batch_parts
-from mwjax.ranges import SEED, Range, check_number, cut
+from mwjax.ranges import SEED, Range, check_number, shown
 from mwjax.training.checkpoint import newest
 from mwjax.training.memory import Memory
 from mwjax.training.stages import STAGES
@@ -113,9 +113,9 @@ def check_values(config) -> None:
     """Whether what is no section of its own is of its type and within its range."""
     for key in ("out", "model", "dataset"):
         if not isinstance(config[key], str):
-            raise InputError(f"config value {key} is {cut(config[key])}; it must be text")
+            raise InputError(f"config value {key} is {shown(config[key])}; it must be text")
         if "\0" in config[key]:
-            raise InputError(f"config value {key} is {cut(config[key])}, which no file can be called")
+            raise InputError(f"config value {key} is {shown(config[key])}, which no file can be called")
     if not config.out:
         raise InputError("config value out is empty; it must name the folder of the run, such as runs/mine")
     if not config.model:
@@ -123,7 +123,9 @@ def check_values(config) -> None:
     check_number(config.seed, "config value seed", SEED)
     check_number(config.lora_scale, "config value lora_scale", LORA_SCALE)
     if not isinstance(config.stages, list | tuple) or not config.stages:
-        raise InputError(f"config value stages is {cut(config.stages)}; it must list the stages to train, at least one")
+        raise InputError(
+            f"config value stages is {shown(config.stages)}; it must list the stages to train, at least one"
+        )
 
 
 def check_dataset(dataset: str, recording: RecordConfig | None, clip: ClipConfig) -> None:
@@ -167,7 +169,7 @@ def stage_of(values: Mapping[str, Any], where: str, sections: dict[str, Any]) ->
     values = section(values, where)
     name = values.pop("name", None)
     if not isinstance(name, str) or name not in STAGES:
-        raise InputError(f"{where}: stage name {cut(name)} is unknown; use {', '.join(STAGES)}")
+        raise InputError(f"{where}: stage name {shown(name)} is unknown; use {', '.join(STAGES)}")
     cls = STAGES[name]
     fields = {field.name for field in dataclasses.fields(cls)}
     given = {key: value for key, value in sections.items() if key in fields}

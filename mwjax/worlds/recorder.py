@@ -22,7 +22,7 @@ from mwjax.data.files import locked, output_folder, write_whole
 from mwjax.data.text import is_damage, read_json
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
-from mwjax.ranges import FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, cut, ranged
+from mwjax.ranges import FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, ranged, shown
 from mwjax.worlds.episode import play
 from mwjax.worlds.policy import POLICIES
 from mwjax.worlds.workers import workers as players
@@ -67,7 +67,7 @@ class RecordConfig(Checked):
         for option in self.policy_options:
             name, value = option if len(option) == 2 else (option, None)
             if name not in defaults or not _alike(value, defaults[name]):
-                wrong = f"record.policy_options: {cut(name)}={cut(value)} does not fit policy {self.policy}"
+                wrong = f"record.policy_options: {shown(name)}={shown(value)} does not fit policy {self.policy}"
                 options = ", ".join(f"{k}={v}" for k, v in defaults.items())
                 raise InputError(f"{wrong}, whose options are {options}")
         policy = POLICIES[self.policy](**dict(self.policy_options))
@@ -224,7 +224,7 @@ def _damage(scene: dict, config: RecordConfig) -> str:
     for number, (frame, entry) in enumerate(actions.items()):
         right = frame == str(number) and isinstance(entry, dict) and entry.keys() == ENTRY
         if not right or not all(_is_numbers(value) for value in entry.values()):
-            return f"action {cut(frame)} of its JSON is not what was written"
+            return f"action {shown(frame)} of its JSON is not what was written"
     for clip in clips:
         right = isinstance(clip, dict) and isinstance(clip.get("prompt"), str)
         if not right or not all(COUNTED.holds(clip.get(name)) for name in ("start", "end")):
