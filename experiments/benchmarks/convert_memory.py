@@ -53,17 +53,8 @@ def main() -> None:
         source = pathlib.Path(place) / "source/transformer"
         parameters, largest = synthetic(source)
         began = time.time()
-        command = [
-            sys.executable,
-            "-m",
-            "converters",
-            "export",
-            source.parent,
-            f"{place}/out",
-            "--format",
-            "micro-world",
-        ]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "converters", "export", source.parent, f"{place}/out"]
+        subprocess.run([*command, "--format", "micro-world"], check=True, stdout=subprocess.DEVNULL)
         seconds = time.time() - began
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     bound = 1.5 * largest + 1e9
