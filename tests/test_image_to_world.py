@@ -76,7 +76,7 @@ def test_dataset_to_video(tmp_path, base, control, capsys, monkeypatch):
     assert read_video(tmp_path / "a.mp4").shape == (5, 32, 32, 3)
     for extra, says in (
         ([], "--image"),
-        (["--image", str(tmp_path / "config.py")], "cannot be read"),
+        (["--image", str(tmp_path / "config.py")], "is no picture of a known format"),
         (["--image", "gone.png"], "is missing"),
     ):
         with pytest.raises(SystemExit) as stop:
