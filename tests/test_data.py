@@ -487,7 +487,7 @@ def test_processes_share_the_cache(tmp_path, monkeypatch):
         ((81, 0, 640), "framing.height is 0"),
         ((-3, 32, 32), "framing.frames is -3"),
         ((5, 32, 32, 0), "framing.shrink is 0"),
-        ((5, 10**400, 32), "framing.height is a number of very many digits"),
+        ((5, 10**400, 32), "framing.height is a number of about"),
     ],
 )
 def test_clips_that_cannot_be_cut(sizes, says):

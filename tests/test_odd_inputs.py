@@ -231,7 +231,7 @@ def test_a_scene_is_read_again_when_it_changes(tmp_path):
         ('[[NaN, "1 0 0 0 0 0 0 0 0"], ""]', "NaN, which is no number"),
         ('[[true, "1 0 0 0 0 0 0 0 0"], ""]', "end_frame is True"),
         ('[[100000, "1 0 0 0 0 0 0 0 0"], ""]', "a number from 1 to 99999"),
-        (f'[[{"9" * 400}, "1 0 0 0 0 0 0 0 0"], ""]', "many digits; it must be a number from 1 to 99999"),
+        (f'[[{"9" * 400}, "1 0 0 0 0 0 0 0 0"], ""]', "digits; it must be a number from 1 to 99999"),
         ('[[4, "1 0 0 0 0 0 0 0 0", 3], ""]', r"it must be \[end_frame"),
         ('[{"0": 4}, ""]', r"it must be \[end_frame"),
         ('["4 1", ""]', r"it must be \[end_frame"),
