@@ -7,7 +7,11 @@ import sys
 
 
 class InputError(ValueError):
-    """A wrong input. The message names the input, what is wrong with it and what would be right."""
+    """A wrong input. The message names the input, what is wrong with it and what would be right; it is one line,
+    whatever it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).splitlines()))
 
 
 class Preempted(BaseException):  # as KeyboardInterrupt: nobody's `except Exception` may keep it

@@ -423,7 +423,7 @@ jobs = texts_of(JOB, BESIDE, JOB | {"actions": ACTION_LIST})
 def test_jobs(folder, content):
     path = folder / "jobs.jsonl"
     path.write_bytes(content)
-    for row in answer(read_jobs, str(path)) or ():
+    for _, row in answer(read_jobs, str(path)) or ():
         assert isinstance(row, dict)
 
 

@@ -186,8 +186,8 @@ def test_collect_refuses_before_anything_is_recorded(tmp_path, capsys):
     refused(collect.main, [*out, "--size", 100, 160], "100x160 must be 192x320", capsys)
     refused(collect.main, [*out, "--levels", "quake"], "use one of arena:THEME:SEED, scenario:NAME", capsys)
     refused(collect.main, [*out, "--frames", 16], "4n + 1", capsys)
-    refused(collect.main, [*out, "--frames", -3], "4n + 1", capsys)
-    refused(collect.main, [*out, "--clips", 0], "at least 1", capsys)
+    refused(collect.main, [*out, "--frames", -3], "--frames is -3; it must be a whole number from 1", capsys)
+    refused(collect.main, [*out, "--clips", 0], "--clips is 0; it must be a whole number from 1", capsys)
     assert not (tmp_path / "data").exists()
 
 

@@ -1,0 +1,1 @@
+"""Games behind one door: a world a file, one line a world in the table WORLDS of world.py."""
