@@ -22,7 +22,7 @@ from mwjax.data.files import locked, output_folder, write_whole
 from mwjax.data.text import is_damage, read_json
 from mwjax.data.video import frame_count, write_video
 from mwjax.errors import InputError
-from mwjax.ranges import FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, ranged, shown
+from mwjax.ranges import COUNT, FPS, FRAMES, SEED, SIDE, Checked, Range, check_number, ranged, shown
 from mwjax.worlds.episode import play
 from mwjax.worlds.policy import POLICIES
 from mwjax.worlds.workers import workers as players
@@ -48,7 +48,7 @@ class RecordConfig(Checked):
 
     levels: tuple[str, ...]
     scenes: int = ranged(least=1, most=1_000_000, whole=True)
-    clips: int = ranged(18, least=1, most=FRAMES.most, whole=True)
+    clips: int = ranged(18, least=1, most=COUNT.most, whole=True)
     frames: int = ranged(17, FRAMES)
     size: tuple[int, int] = ranged((96, 160), least=1, most=SIDE.most, whole=True)
     fps: float = ranged(35 / 3, FPS)
