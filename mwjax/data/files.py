@@ -24,7 +24,7 @@ def whole(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield part
         flush(part)
-        if part.is_dir():
+        if part.is_dir() and path.is_dir():  # a file is not replaced by a folder: the system refuses
             remove(path)
         os.replace(part, path)
         flush(path.parent, deep=False)
